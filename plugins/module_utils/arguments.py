@@ -1,0 +1,546 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+# This module util is PRIVATE to the collection: it may change without notice.
+"""Argument specs, and the settings made from checked arguments.
+
+Each option is defined once, in a group; a module's spec is a merge of groups. Settings are plain
+values; an InputError names the option, the value and the remedy, before anything is touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import os
+import re
+import zoneinfo
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ansible.module_utils.basic import env_fallback
+
+from .policy import naming, selection
+from .policy.retention import PERIODS, Retention
+from .policy.storage_guard import Limits
+from .pve.session import Credentials, base_url
+
+_DURATION = re.compile(r"\A\s*(\d+)\s*([smhd]?)\s*\Z")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZE = re.compile(r"\A\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*\Z")
+_BYTES = {"": 1, "K": 1024, "M": 1024 ** 2, "G": 1024 ** 3, "T": 1024 ** 4}
+_TOKEN = re.compile(r"\A([^!@\s]+@[^!@\s]+)!([^=\s]+)=(\S+)\Z")
+
+
+class InputError(ValueError):
+    """A wrong argument; the message is one sentence with option, value and remedy."""
+
+    def __init__(self, option: str, message: str) -> None:
+        super().__init__("option '{0}': {1}".format(option, message))
+        self.option = option
+
+
+@dataclass(frozen=True)
+class ArgumentSpec:
+    """Options together with the constraints between them."""
+
+    options: Mapping[str, Dict[str, Any]]
+    mutually_exclusive: Tuple[Tuple[str, ...], ...] = ()
+    required_one_of: Tuple[Tuple[str, ...], ...] = ()
+
+    def merge(self, *others: "ArgumentSpec") -> "ArgumentSpec":
+        """This spec and the others as one."""
+        merged = ArgumentSpec(dict(self.options), self.mutually_exclusive, self.required_one_of)
+        for other in others:
+            merged = ArgumentSpec(
+                {**merged.options, **other.options},
+                merged.mutually_exclusive + other.mutually_exclusive,
+                merged.required_one_of + other.required_one_of,
+            )
+        return merged
+
+    def to_kwargs(self) -> Dict[str, Any]:
+        """Keyword arguments for AnsibleModule."""
+        return {
+            "argument_spec": copy.deepcopy(dict(self.options)),
+            "mutually_exclusive": [list(group) for group in self.mutually_exclusive],
+            "required_one_of": [list(group) for group in self.required_one_of],
+        }
+
+
+def _env(name: str) -> Any:
+    return (env_fallback, [name])
+
+
+CONNECTION = ArgumentSpec(
+    {
+        "api_host": {"type": "list", "elements": "str", "required": True, "fallback": _env("PROXMOX_HOST")},
+        "api_port": {"type": "int", "default": 8006, "fallback": _env("PROXMOX_PORT")},
+        "api_user": {"type": "str"},
+        "api_password": {"type": "str", "no_log": True},
+        "api_otp": {"type": "str", "no_log": True},
+        "api_token_id": {"type": "str", "no_log": False},
+        "api_token_secret": {"type": "str", "no_log": True},
+        "api_token": {"type": "str", "no_log": True},
+        "api_token_file": {"type": "path", "no_log": False},
+        "api_password_file": {"type": "path", "no_log": False},
+        "validate_certs": {"type": "bool", "default": True, "fallback": _env("PROXMOX_VALIDATE_CERTS")},
+        "ca_path": {"type": "path", "fallback": _env("PROXMOX_CA_PATH")},
+        "api_timeout": {"type": "str", "default": "30s", "fallback": _env("PROXMOX_API_TIMEOUT")},
+    },
+    mutually_exclusive=(
+        ("api_token", "api_token_file", "api_token_secret", "api_password", "api_password_file"),
+        ("api_token", "api_token_file", "api_token_id"),
+    ),
+)
+SELECTION = ArgumentSpec(
+    {
+        "guests": {"type": "list", "elements": "str", "required": True},
+        "on_unmatched": {"type": "str", "choices": ["fail", "warn"], "default": "fail"},
+    }
+)
+EXPECT_GUESTS = ArgumentSpec({"expect_guests": {"type": "raw"}})
+RECOGNITION = ArgumentSpec(
+    {
+        "prefix": {"type": "str", "default": "auto"},
+        "timestamp_format": {"type": "str", "default": naming.DEFAULT_FORMAT},
+        "timezone": {"type": "str"},
+        "description": {"type": "str", "default": naming.LEGACY_MARKERS[0]},
+        "adopt": {"type": "list", "elements": "str", "default": list(naming.LEGACY_MARKERS)},
+    }
+)
+RETENTION = ArgumentSpec(
+    {
+        "keep": {"type": "int"},
+        "retention": {
+            "type": "dict",
+            "options": {
+                "last": {"type": "int"},
+                "hourly": {"type": "int"},
+                "daily": {"type": "int"},
+                "weekly": {"type": "int"},
+                "monthly": {"type": "int"},
+                "yearly": {"type": "int"},
+                "within": {"type": "str"},
+            },
+        },
+    },
+    mutually_exclusive=(("keep", "retention"),),
+)
+LIMITS = ArgumentSpec(
+    {
+        "locked": {"type": "str", "choices": ["wait", "skip", "fail"], "default": "wait"},
+        "lock_timeout": {"type": "str", "default": "10m"},
+        "hook": {"type": "path"},
+        "hook_timeout": {"type": "str", "default": "5m"},
+        "on_hook_failure": {"type": "str", "choices": ["continue", "skip_guest"], "default": "continue"},
+        "timeout": {"type": "str", "default": "30m"},
+        "run_timeout": {"type": "str", "default": "0"},
+        "max_parallel": {"type": "int", "default": 16},
+        "max_parallel_per_node": {"type": "int", "default": 4},
+        "max_parallel_per_storage": {"type": "int", "default": 4},
+        "max_parallel_deletes": {"type": "int", "default": 4},
+        "fail_on": {"type": "str", "choices": ["any", "all", "never"], "default": "any"},
+        "verbosity": {"type": "str", "choices": ["normal", "full"], "default": "normal"},
+    }
+)
+SNAP_ONLY = ArgumentSpec(
+    {
+        "label": {"type": "str", "required": True},
+        "vmstate": {"type": "bool", "default": False},
+        "only_running": {"type": "bool", "default": False},
+        "min_interval": {"type": "str", "default": "0"},
+        "max_storage_percent": {"type": "int", "default": 95},
+        "min_storage_free": {"type": "str", "default": "0"},
+        "on_storage_full": {"type": "str", "choices": ["skip", "prune_first", "fail"], "default": "skip"},
+    }
+)
+LABELS = {"type": "list", "elements": "str"}
+
+SNAP = CONNECTION.merge(SELECTION, EXPECT_GUESTS, RECOGNITION, RETENTION, LIMITS, SNAP_ONLY)
+CLEAN = CONNECTION.merge(
+    SELECTION, RECOGNITION, RETENTION, LIMITS,
+    ArgumentSpec({"label": {**LABELS, "required": True}}, required_one_of=(("keep", "retention"),)),
+)
+INFO = CONNECTION.merge(
+    SELECTION, EXPECT_GUESTS, RECOGNITION, ArgumentSpec({"label": {**LABELS, "default": ["*"]}}))
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How to reach and enter the cluster; ``secrets`` must never be shown."""
+
+    hosts: Tuple[str, ...]
+    port: int
+    credentials: Credentials
+    verify: Any
+    timeout: float
+    secrets: frozenset[str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which guests, how our snapshots are known, and how many guests (or which ids) there should be."""
+
+    terms: Tuple[selection.Term, ...]
+    fail_unmatched: bool
+    recognition: naming.Recognition
+    expect_count: int = 0
+    expect_ids: Optional[frozenset[int]] = None
+
+
+@dataclass(frozen=True)
+class RunLimits:
+    """What snap and clean share; times in seconds, 0 for no limit."""
+
+    locked: str
+    lock_timeout: float
+    hook: Optional[str]
+    hook_timeout: float
+    veto: bool
+    timeout: float
+    run_timeout: float
+    max_parallel: int
+    max_parallel_per_node: int
+    max_parallel_per_storage: int
+    max_parallel_deletes: int
+    fail_on: str
+    full: bool
+
+
+@dataclass(frozen=True)
+class SnapSettings:
+    """Everything that a snapshot run wants to know."""
+
+    target: Target
+    limits: RunLimits
+    label: str
+    keep: int
+    retention: Optional[Retention]
+    vmstate: bool
+    only_running: bool
+    min_interval: int
+    guard: Limits
+    on_storage_full: str
+
+
+@dataclass(frozen=True)
+class CleanSettings:
+    """Everything that a clean run wants to know; ``labels`` is None for every label."""
+
+    target: Target
+    limits: RunLimits
+    labels: Optional[Tuple[str, ...]]
+    keep: int
+    retention: Retention
+    keep_newest: bool
+
+
+@dataclass(frozen=True)
+class InfoSettings:
+    """What to show; ``labels`` is None for every label."""
+
+    target: Target
+    labels: Optional[Tuple[str, ...]]
+
+
+def duration(option: str, value: Any) -> int:
+    """Seconds of ``30``, ``30s``, ``15m``, ``26h`` or ``7d``."""
+    match = _DURATION.match(str(value))
+    if not match:
+        raise InputError(option, "'{0}' is not a duration; write seconds, or 30s, 15m, 26h, 7d".format(value))
+    return int(match.group(1)) * _SECONDS[match.group(2)]
+
+
+def size(option: str, value: Any) -> int:
+    """Bytes of ``0``, ``50G``, ``1.5TiB``."""
+    match = _SIZE.match(str(value))
+    if not match:
+        raise InputError(option, "'{0}' is not a size; write bytes, or 500M, 50G, 1.5T".format(value))
+    return int(float(match.group(1)) * _BYTES[match.group(2)])
+
+
+def connection(params: Mapping[str, Any], environ: Optional[Mapping[str, str]] = None) -> Connection:
+    """The connection of a module's parameters; a method given as an option wins over the environment."""
+    env = os.environ if environ is None else environ
+    for host in params["api_host"]:
+        _check_host(host, params["api_port"])
+    if not params["api_host"]:
+        raise InputError("api_host", "it is empty; name at least one host of the cluster")
+    credentials = _credentials(params, env)
+    secrets = frozenset(s for s in (credentials.password, credentials.otp, credentials.token_secret) if s)
+    return Connection(
+        hosts=tuple(params["api_host"]),
+        port=params["api_port"],
+        credentials=credentials,
+        verify=_verify(params),
+        timeout=float(_at_least_one("api_timeout", duration("api_timeout", params["api_timeout"]))),
+        secrets=secrets,
+    )
+
+
+def _check_host(host: str, port: int) -> None:
+    try:
+        base_url(host, port)
+    except ValueError:
+        raise InputError(
+            "api_host", "'{0}' is not a host; write host, host:port or [IPv6]:port, without https://".format(host)
+        ) from None
+
+
+def _verify(params: Mapping[str, Any]) -> Any:
+    path = params["ca_path"]
+    if not params["validate_certs"]:
+        return False
+    if path and not os.path.exists(path):
+        raise InputError("ca_path", "'{0}' does not exist; copy /etc/pve/pve-root-ca.pem of a node there".format(path))
+    return path or True
+
+
+def _credentials(params: Mapping[str, Any], env: Mapping[str, str]) -> Credentials:
+    given = {name: params.get(name) for name in (
+        "api_token", "api_token_file", "api_token_id", "api_token_secret", "api_password", "api_password_file")}
+    user = params.get("api_user") or env.get("PROXMOX_USER") or ""
+    otp = params.get("api_otp") or env.get("PROXMOX_OTP")
+    if not any(given.values()):
+        given = _from_environment(env)
+    if given.get("api_token_file"):
+        given["api_token"] = _secret_file("api_token_file", str(given["api_token_file"]))
+    if given.get("api_password_file"):
+        given["api_password"] = _secret_file("api_password_file", str(given["api_password_file"]))
+    if given.get("api_token"):
+        return _whole_token(str(given["api_token"]))
+    if given.get("api_token_id") or given.get("api_token_secret"):
+        return _token(
+            user, given.get("api_token_id") or env.get("PROXMOX_TOKEN_ID"),
+            given.get("api_token_secret") or env.get("PROXMOX_TOKEN_SECRET"))
+    if given.get("api_password"):
+        if "@" not in user:
+            raise InputError("api_user", "'{0}' has no realm; write it as user@pam or user@pve".format(user))
+        return Credentials(user, password=str(given["api_password"]), otp=otp)
+    raise InputError(
+        "api_token_id",
+        "there are no credentials; set api_token_id and api_token_secret (or api_token, api_token_file, api_user "
+        "with api_password or api_password_file, or one of the PROXMOX_* variables)")
+
+
+def _from_environment(env: Mapping[str, str]) -> Dict[str, Any]:
+    """The first method of the environment that has its secret."""
+    for option, name in (
+        ("api_token", "PROXMOX_TOKEN"), ("api_token_file", "PROXMOX_TOKEN_FILE"),
+        ("api_token_secret", "PROXMOX_TOKEN_SECRET"), ("api_password", "PROXMOX_PASSWORD"),
+        ("api_password_file", "PROXMOX_PASSWORD_FILE"),
+    ):
+        if env.get(name):
+            return {option: env[name]}
+    return {}
+
+
+def _secret_file(option: str, path: str) -> str:
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8") as handle:
+            text = handle.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(option, "'{0}' cannot be read ({1}); make it readable for the user that runs the module".format(
+            path, getattr(error, "strerror", None) or "not text")) from None
+    if not text or "\n" in text:
+        raise InputError(option, "'{0}' must hold one line".format(path))
+    return text
+
+
+def _whole_token(text: str) -> Credentials:
+    match = _TOKEN.match(text)
+    if not match:
+        raise InputError("api_token", "the value is not of the form USER@REALM!TOKENID=SECRET")
+    return Credentials(match.group(1), token_id=match.group(2), token_secret=match.group(3))
+
+
+def _token(user: str, token_id: Optional[str], secret: Optional[str]) -> Credentials:
+    if not token_id:
+        raise InputError("api_token_id", "it is missing beside api_token_secret; write it as user@realm!id")
+    if not secret:
+        raise InputError("api_token_secret", "it is missing beside api_token_id")
+    if "!" in token_id:
+        user, token_id = token_id.split("!", 1)
+    if "@" not in user:
+        raise InputError(
+            "api_token_id", "'{0}' does not tell the user; write it as user@realm!id, or set api_user".format(token_id))
+    return Credentials(user, token_id=token_id, token_secret=secret)
+
+
+def snap(params: Mapping[str, Any]) -> SnapSettings:
+    """The settings of a snapshot run."""
+    target = _target(params)
+    _check_names(params["label"], target.recognition)
+    if params["keep"] is not None and params["keep"] < 1:
+        raise InputError("keep", "{0} would delete every snapshot; keep at least 1".format(params["keep"]))
+    percent = params["max_storage_percent"]
+    if not 1 <= percent <= 100:
+        raise InputError("max_storage_percent", "{0} is not a percentage from 1 to 100".format(percent))
+    return SnapSettings(
+        target=target,
+        limits=_limits(params),
+        label=params["label"],
+        keep=params["keep"] or 0,
+        retention=_retention(params),
+        vmstate=params["vmstate"],
+        only_running=params["only_running"],
+        min_interval=duration("min_interval", params["min_interval"]),
+        guard=Limits(percent, size("min_storage_free", params["min_storage_free"])),
+        on_storage_full=params["on_storage_full"],
+    )
+
+
+def clean(params: Mapping[str, Any]) -> CleanSettings:
+    """The settings of a clean run."""
+    target = _target(params)
+    keep = params["keep"]
+    if keep is not None and keep < 0:
+        raise InputError("keep", "{0} is less than 0; 0 deletes every managed snapshot of the label".format(keep))
+    retention = _retention(params)
+    assert retention is not None
+    return CleanSettings(
+        target=target,
+        limits=_limits(params),
+        labels=_labels(params["label"]),
+        keep=keep or 0,
+        retention=retention,
+        keep_newest=keep != 0,
+    )
+
+
+def info(params: Mapping[str, Any]) -> InfoSettings:
+    """The settings of an info run."""
+    return InfoSettings(target=_target(params), labels=_labels(params["label"]))
+
+
+def _labels(labels: Sequence[str]) -> Optional[Tuple[str, ...]]:
+    if not labels:
+        raise InputError("label", "it is empty; name a label, or '*' for every label")
+    if "*" in labels:
+        return None
+    for label in labels:
+        try:
+            naming.check_label(label)
+        except naming.NamingError as error:
+            raise InputError(error.option, str(error)) from None
+    return tuple(labels)
+
+
+def _target(params: Mapping[str, Any]) -> Target:
+    try:
+        terms = selection.parse(params["guests"])
+    except selection.SelectorError as error:
+        raise InputError("guests", str(error)) from None
+    count, ids = _expected(params.get("expect_guests"))
+    return Target(
+        terms=tuple(terms),
+        fail_unmatched=params["on_unmatched"] == "fail",
+        recognition=_recognition(params),
+        expect_count=count,
+        expect_ids=ids,
+    )
+
+
+def _expected(value: Any) -> Tuple[int, Optional[frozenset[int]]]:
+    """The least number of guests, or the exact ids."""
+    try:
+        if value is None:
+            return 0, None
+        if isinstance(value, list):
+            return 0, frozenset(int(item) for item in value)
+        return int(value), None
+    except (TypeError, ValueError):
+        raise InputError(
+            "expect_guests", "{0!r} is neither a number of guests nor a list of ids".format(value)) from None
+
+
+def _recognition(params: Mapping[str, Any]) -> naming.Recognition:
+    markers = [params["description"], *(marker for marker in params["adopt"] if marker != params["description"])]
+    for option, marker in [("description", markers[0])] + [("adopt", marker) for marker in markers[1:]]:
+        _check_marker(option, marker)
+    try:
+        naming.check_prefix(params["prefix"])
+        timestamp_format = naming.TimestampFormat(params["timestamp_format"])
+    except naming.NamingError as error:
+        value = params["timestamp_format"] if error.option == "timestamp_format" else params["prefix"]
+        raise InputError(error.option, "'{0}' cannot be used: {1}".format(value, error)) from None
+    return naming.Recognition(params["prefix"], timestamp_format, tuple(markers), _timezone(params["timezone"]))
+
+
+def _check_marker(option: str, marker: str) -> None:
+    """``0`` reads back as nothing (recording 350), blanks at the end are lost (recording 336)."""
+    if not marker.strip() or marker.strip() == "0" or marker != marker.strip() or "\n" in marker:
+        raise InputError(
+            option, "{0!r} cannot mark a snapshot; write one line of text without blanks around it".format(marker))
+
+
+def _timezone(name: Optional[str]) -> Optional[datetime.tzinfo]:
+    if not name:
+        return None
+    if name.upper() == "UTC":
+        return datetime.timezone.utc
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        raise InputError("timezone", "'{0}' is not known; write UTC or a name such as Europe/Vienna".format(name)) from None
+
+
+def _check_names(label: str, recognition: naming.Recognition) -> None:
+    try:
+        naming.check_names(label, recognition)
+    except naming.NamingError as error:
+        raise InputError(error.option, str(error)) from None
+
+
+def _retention(params: Mapping[str, Any]) -> Optional[Retention]:
+    if params["keep"] is not None:
+        return Retention(last=params["keep"])
+    if params["retention"] is None:
+        return None
+    rules = {name: params["retention"].get(name) or 0 for name in ("last", *PERIODS)}
+    for name, count in rules.items():
+        if count < 0:
+            raise InputError("retention", "{0} is {1}; a count is 0 or more".format(name, count))
+    within = duration("retention", params["retention"].get("within") or 0)
+    retention = Retention(within=within, **rules)
+    if retention.nothing:
+        raise InputError("retention", "it keeps nothing; set at least one of last, hourly, daily, weekly, monthly, "
+                                      "yearly or within")
+    return retention
+
+
+def _limits(params: Mapping[str, Any]) -> RunLimits:
+    return RunLimits(
+        locked=params["locked"],
+        lock_timeout=float(duration("lock_timeout", params["lock_timeout"])),
+        hook=_hook(params["hook"]),
+        hook_timeout=float(_at_least_one("hook_timeout", duration("hook_timeout", params["hook_timeout"]))),
+        veto=params["on_hook_failure"] == "skip_guest",
+        timeout=float(duration("timeout", params["timeout"])),
+        run_timeout=float(duration("run_timeout", params["run_timeout"])),
+        max_parallel=_at_least_one("max_parallel", params["max_parallel"]),
+        max_parallel_per_node=_at_least_one("max_parallel_per_node", params["max_parallel_per_node"]),
+        max_parallel_per_storage=_at_least_one("max_parallel_per_storage", params["max_parallel_per_storage"]),
+        max_parallel_deletes=_at_least_one("max_parallel_deletes", params["max_parallel_deletes"]),
+        fail_on=params["fail_on"],
+        full=params["verbosity"] == "full",
+    )
+
+
+def _hook(path: Optional[str]) -> Optional[str]:
+    if path and not (os.path.isfile(path) and os.access(path, os.X_OK)):
+        raise InputError("hook", "'{0}' is not an executable file; check the path and chmod +x it".format(path))
+    return path or None
+
+
+def _at_least_one(option: str, value: int) -> int:
+    if value < 1:
+        raise InputError(option, "{0} is less than 1".format(value))
+    return value
+
+
+def option_names(spec: ArgumentSpec) -> List[str]:
+    """All option names of a spec, sorted."""
+    return sorted(spec.options)

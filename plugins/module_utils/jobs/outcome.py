@@ -1,0 +1,212 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+# This module util is PRIVATE to the collection: it may change without notice.
+"""What became of each guest, and the result of a run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+from ..arguments import Target
+from ..model import Guest
+from ..pve import errors
+from .plan import GuestPlan, Plan
+from .reading import Situation
+
+STATUSES = ("created", "pruned", "unchanged", "skipped", "deferred", "failed", "timeout", "unreachable")
+ALWAYS_RED = frozenset(("deferred", "failed", "timeout", "unreachable"))
+TEXT_MAX = 160  # characters; keeps a guest's entry within 1 KiB
+
+
+@dataclass
+class Outcome:
+    """One guest's part of the result, filled while the run goes on. Times are monotonic seconds."""
+
+    plan: GuestPlan
+    status: str = ""
+    reason: str = ""
+    red: bool = False
+    snapshot: str = ""
+    pruned: List[str] = field(default_factory=list)
+    upids: List[str] = field(default_factory=list)
+    warnings: List[str] = field(default_factory=list)
+    errors: List[str] = field(default_factory=list)
+    began: Optional[float] = None
+    ended: Optional[float] = None
+
+    @property
+    def guest(self) -> Guest:
+        """The guest as it was planned."""
+        return self.plan.guest
+
+    def finish(self, status: str, reason: str = "", red: bool = False) -> None:
+        """Set the status; the first red one stays, later ones become errors."""
+        if self.red:
+            if reason:
+                self.errors.append(reason)
+            return
+        self.status, self.reason = status, reason
+        self.red = red or status in ALWAYS_RED
+
+    def touch(self) -> None:
+        """Note that something is done now."""
+        self.ended = time.monotonic()
+        if self.began is None:
+            self.began = self.ended
+
+    def as_dict(self, full: bool) -> Dict[str, Any]:
+        """The entry of ``guests[]``."""
+        guest = self.guest
+        entry: Dict[str, Any] = {
+            "vmid": guest.vmid,
+            "name": guest.name or "",
+            "type": guest.type,
+            "node": guest.node,
+            "status": self.status,
+            "reason": self.reason[:TEXT_MAX] if not full else self.reason,
+            "snapshot": self.snapshot,
+            "pruned": list(self.pruned),
+            "upids": list(self.upids),
+            "duration": round((self.ended or 0.0) - (self.began or 0.0), 1),
+            "warnings": self._texts(self.warnings, full),
+            "errors": self._texts(self.errors, full),
+        }
+        if full:
+            decisions = self.plan.decisions
+            entry["kept"] = [{"name": d.snapshot.name, "why": list(d.why)} for d in decisions if d.keep]
+        return entry
+
+    @staticmethod
+    def _texts(texts: Sequence[str], full: bool) -> List[str]:
+        return list(texts) if full else [text[:TEXT_MAX] for text in texts[:2]]
+
+
+def planned(plan: GuestPlan) -> Outcome:
+    """The outcome that check mode reports: what the real run would come to."""
+    outcome = Outcome(plan, warnings=list(plan.warnings))
+    if plan.status:
+        outcome.finish(plan.status, plan.reason, plan.red)
+    elif plan.create and not plan.prune_first:
+        outcome.finish("created")
+    elif plan.prunes:
+        outcome.finish("pruned", plan.reason)
+    else:
+        outcome.finish("unchanged", plan.reason)
+    if plan.create and not plan.prune_first:
+        outcome.snapshot = plan.create
+    outcome.pruned = [snapshot.name for snapshot in plan.prunes]
+    return outcome
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the run is red, and the sentence that says why."""
+
+    red: bool
+    message: str
+
+
+def judge(outcomes: Sequence[Outcome], situation: Situation, target: Target, fail_on: str, fatal: Optional[errors.PveError]) -> Verdict:
+    """Laws 9 and 10: the run fails at the end, for every reason there is."""
+    problems = []
+    if fatal is not None:
+        problems.append("the run was stopped: {0}".format(fatal.message))
+    red = [outcome for outcome in outcomes if outcome.red]
+    if red and (fail_on == "any" or fail_on == "all" and len(red) == len(outcomes)):
+        first = red[0]
+        problems.append("{0} of {1} guests are not as they should be, the first is {2} {3}: {4}{5}".format(
+            len(red), len(outcomes), first.guest.vmid, first.guest.name or "", first.status,
+            " ({0})".format(first.reason) if first.reason else ""))
+    problems += unmatched_problems(situation, target)
+    if fail_on != "never":
+        problems += expectation_problems([outcome.guest.vmid for outcome in outcomes], target)
+    if not outcomes and target.fail_unmatched:
+        problems.append("the selector matches no guest at all; " + EMPTY_HINT)
+    return Verdict(bool(problems), "; ".join(problems))
+
+
+EMPTY_HINT = (
+    "check it, and that the user and the token have VM.Audit on the guests (a token with privilege separation "
+    "needs its own)")
+
+
+def unmatched_problems(situation: Situation, target: Target) -> List[str]:
+    """Sentences on inclusions that matched nothing, where they count as failure."""
+    if not target.fail_unmatched:
+        return []
+    return [
+        "option 'guests': '{0}' {1}".format(term.term, term.reason) for term in situation.unmatched if not term.exclude]
+
+
+def expectation_problems(matched: Sequence[int], target: Target) -> List[str]:
+    """Sentences on ``expect_guests``."""
+    problems = []
+    if len(matched) < target.expect_count:
+        problems.append("option 'expect_guests': {0} guests were expected, {1} matched".format(
+            target.expect_count, len(matched)))
+    if target.expect_ids is not None:
+        for ids, word in ((target.expect_ids - set(matched), "missing"), (set(matched) - target.expect_ids, "not expected")):
+            if ids:
+                problems.append("option 'expect_guests': {0}: {1}".format(word, ", ".join(map(str, sorted(ids)))))
+    return problems
+
+
+def run_warnings(plan: Plan, situation: Situation) -> List[str]:
+    """What must not go unsaid, one sentence each."""
+    warnings = list(plan.warnings)
+    for term in situation.unmatched:
+        warnings.append("selector term '{0}' {1}".format(term.term, term.reason))
+    for entry in plan.broken:
+        warnings.append("guest {0}: snapshot {1} is broken ({2}); it is not counted and not pruned".format(
+            entry["vmid"], entry["snapshot"], entry["snapstate"]))
+    unreached = [guest for guest in plan.guests if guest.status == "unreachable"]
+    if unreached:
+        warnings.append("{0} guests were not reached or not decided: {1}".format(
+            len(unreached), ", ".join(str(guest.guest.vmid) for guest in unreached[:20])))
+    return warnings
+
+
+def result(
+    outcomes: Sequence[Outcome], plan: Plan, situation: Situation, extra: Mapping[str, Any], full: bool, diff: bool
+) -> Dict[str, Any]:
+    """The result that snap and clean share; ``extra`` has what only the caller knows."""
+    summary = {"matched": len(outcomes), **{status: 0 for status in STATUSES}}
+    for outcome in outcomes:
+        summary[outcome.status] += 1
+    whole: Dict[str, Any] = {
+        "changed": any(outcome.snapshot or outcome.pruned for outcome in outcomes),
+        "guests": [outcome.as_dict(full or diff) for outcome in outcomes],
+        "summary": summary,
+        "storages": list(plan.storages),
+        "unmatched": [
+            {"term": term.term, "exclude": term.exclude, "reason": term.reason} for term in situation.unmatched],
+        "templates": [{"vmid": guest.vmid, "name": guest.name or "", "node": guest.node} for guest in situation.templates],
+        "broken": list(plan.broken),
+        **extra,
+    }
+    if diff:
+        whole["diff"] = _diff(outcomes)
+    return whole
+
+
+def _diff(outcomes: Sequence[Outcome]) -> Dict[str, str]:
+    """Managed snapshots of the labels before and after, one line each."""
+    before, after = [], []
+    for outcome in outcomes:
+        listed = outcome.plan.state.snapshots if outcome.plan.state else None
+        names = sorted((s.snaptime, s.name) for s in (listed.snapshots if listed else ()))
+        for _time, name in names:
+            line = "{0} {1}".format(outcome.guest.vmid, name)
+            before.append(line)
+            if name not in outcome.pruned:
+                after.append(line)
+        if outcome.snapshot:
+            after.append("{0} {1}".format(outcome.guest.vmid, outcome.snapshot))
+    return {
+        "before_header": "snapshots", "after_header": "snapshots",
+        "before": "".join(line + "\n" for line in before), "after": "".join(line + "\n" for line in after),
+    }

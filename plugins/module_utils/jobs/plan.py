@@ -1,0 +1,311 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+# This module util is PRIVATE to the collection: it may change without notice.
+"""The plan: what a run would do with each guest, and why. Check mode prints it, a real run carries it out.
+
+Made from a Situation alone: no I/O, no clock.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from typing import Dict, Hashable, List, Optional, Sequence, Tuple
+
+from ..arguments import CleanSettings, SnapSettings
+from ..model import QEMU, Guest, Snapshot, Storage
+from ..policy import storage_guard
+from ..policy.naming import Recognition
+from ..policy.retention import Decision, Retention, Sorted, decide, sort_snapshots
+from ..pve import errors
+from .reading import GuestState, Situation
+
+SERIAL_TYPES = frozenset(("lvm",))  # a lock with a 10 s wait per storage; a lost delete stays locked (api-facts 8)
+HIBERNATED = frozenset(("suspended", "suspending"))
+
+
+@dataclass(frozen=True)
+class Retainer:
+    """How snapshots of a run's labels are kept; ``labels`` None means every label found."""
+
+    recognition: Recognition
+    labels: Optional[Tuple[str, ...]]
+    retention: Optional[Retention]
+    timezone: Optional[datetime.tzinfo]
+    keep_newest: bool = True
+
+    def decide(
+        self, snapshots: Sequence[Snapshot], server_time: int, created: Optional[Snapshot] = None
+    ) -> List[Decision]:
+        """Decisions on every whole snapshot of the labels; ``created`` counts as the newest of its label.
+
+        ``created`` may or may not be in the list yet; either way it is protected (law 1).
+        """
+        if self.retention is None:
+            return []
+        listed = [s for s in snapshots if created is None or s.name != created.name]
+        found = sort_snapshots(listed, self.recognition, server_time, locked=False)
+        whole = dict(found.whole)
+        protected = set(found.skewed)
+        if created is not None:
+            label = self.recognition.label_of(created)
+            assert label is not None
+            whole[label] = whole.get(label, ()) + (created,)
+            protected.add(created.name)
+        labels = sorted(whole) if self.labels is None else [label for label in self.labels if label in whole]
+        return [
+            decision
+            for label in labels
+            for decision in decide(
+                whole[label], self.retention, self.timezone, frozenset(protected), self.keep_newest)
+        ]
+
+
+def pruned(decisions: Sequence[Decision]) -> Tuple[Snapshot, ...]:
+    """The snapshots that the decisions delete, oldest first."""
+    return tuple(sorted((d.snapshot for d in decisions if not d.keep), key=lambda s: (s.snaptime, s.name)))
+
+
+@dataclass(frozen=True)
+class GuestPlan:
+    """What is to be done with one guest.
+
+    ``status`` is set where nothing is to be done. ``decisions`` take the planned snapshot as made;
+    ``without_create`` is what may go if it is not (law 4). ``prune_first`` is the storage guard's
+    refusal that pruning may lift.
+    """
+
+    guest: Guest
+    state: Optional[GuestState] = None
+    status: Optional[str] = None
+    reason: str = ""
+    red: bool = False
+    create: Optional[str] = None
+    vmstate: bool = False
+    decisions: Tuple[Decision, ...] = ()
+    without_create: Tuple[Decision, ...] = ()
+    prune_first: str = ""
+    storages: Tuple[Hashable, ...] = ()
+    serial: Tuple[Hashable, ...] = ()
+    warnings: Tuple[str, ...] = ()
+
+    @property
+    def prunes(self) -> Tuple[Snapshot, ...]:
+        """What is deleted when all goes well, oldest first."""
+        return pruned(self.without_create if self.prune_first else self.decisions)
+
+    def __str__(self) -> str:
+        words = ["{0} {1}:".format(self.guest.vmid, self.guest.name or "?")]
+        if self.prune_first:
+            words.append("make room for {0} ({1})".format(self.create, self.prune_first))
+        elif self.create:
+            words.append("create {0}".format(self.create))
+        words += ["prune {0}".format(snapshot.name) for snapshot in self.prunes]
+        if self.status:
+            words.append("{0} ({1})".format(self.status, self.reason))
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do: the same object in check mode and in a real run. ``str`` prints it."""
+
+    guests: Tuple[GuestPlan, ...]
+    storages: Tuple[Dict[str, object], ...] = ()
+    broken: Tuple[Dict[str, object], ...] = ()
+    warnings: Tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(str(guest) for guest in self.guests)
+
+
+@dataclass
+class _SnapPlanner:
+    situation: Situation
+    settings: SnapSettings
+    retainer: Retainer
+    now: int
+    ledger: storage_guard.Ledger = field(default_factory=storage_guard.Ledger)
+
+    def plan(self) -> Plan:
+        storages = storage_guard.by_node(self.situation.resources.storages)
+        guests = [self._guest(state, storages.get(state.guest.node, {})) for state in self.situation.states]
+        return _plan(
+            self.situation, guests, self.retainer,
+            storage_guard.table(_used_storages(self.situation), self.ledger, self.settings.guard))
+
+    def _guest(self, state: GuestState, storages: Dict[str, Storage]) -> GuestPlan:
+        unread = _unreadable(state)
+        if unread is not None:
+            return unread
+        assert state.config is not None and state.snapshots is not None
+        guest, listed = state.guest, state.snapshots
+        if self.settings.only_running and not listed.running:
+            return GuestPlan(guest, state, "skipped", "not running")
+        refused = _refused_by_lock(state, self.settings.limits.locked)
+        if refused is not None:
+            return refused
+        without = tuple(self.retainer.decide(listed.snapshots, self.situation.server_time))
+        base = {
+            "guest": guest, "state": state, "without_create": without, "decisions": without,
+            **_storage_keys(state, storages),
+        }
+        fresh = self._fresh(listed.snapshots)
+        if fresh:
+            return GuestPlan(status=None if pruned(without) else "unchanged", reason=fresh, **base)
+        name = self.retainer.recognition.free_name(self.settings.label, self.now, [s.name for s in listed.snapshots])
+        if name is None:
+            return GuestPlan(
+                status="failed", red=True,
+                reason="every name of the next hour is taken; use a timestamp_format with seconds", **base)
+        vmstate = self.settings.vmstate and guest.type == QEMU and listed.running
+        verdict = storage_guard.judge(state.config, storages, vmstate, self.settings.guard, self.ledger)
+        if verdict.refusal and (verdict.missing or self.settings.on_storage_full != "prune_first"):
+            status = "failed" if self.settings.on_storage_full == "fail" else "skipped"
+            return GuestPlan(status=status, reason=verdict.refusal, red=True, **base)
+        self.ledger.promise(verdict.needs)
+        created = Snapshot(name, self.now, self.retainer.recognition.markers[0])
+        decisions = tuple(self.retainer.decide(listed.snapshots, self.situation.server_time, created))
+        return GuestPlan(
+            create=name, vmstate=vmstate, reason=verdict.refusal or "", prune_first=verdict.refusal or "",
+            warnings=_agent_warning(state, vmstate), **{**base, "decisions": decisions})
+
+    def _fresh(self, snapshots: Sequence[Snapshot]) -> str:
+        """Why there is no need for another snapshot, or an empty text."""
+        if not self.settings.min_interval:
+            return ""
+        found = sort_snapshots(snapshots, self.retainer.recognition, self.situation.server_time, locked=False)
+        newest = found.whole.get(self.settings.label, ())[-1:]
+        age = self.situation.server_time - newest[0].snaptime if newest else self.settings.min_interval
+        if age >= self.settings.min_interval:
+            return ""
+        return "{0} is {1} s old, min_interval is {2} s".format(newest[0].name, age, self.settings.min_interval)
+
+
+def plan_snap(situation: Situation, settings: SnapSettings, now: int) -> Plan:
+    """The plan of a snapshot run; ``now`` is the run's one clock reading, Unix seconds."""
+    recognition = settings.target.recognition
+    retainer = Retainer(recognition, (settings.label,), settings.retention, recognition.timezone)
+    return _SnapPlanner(situation, settings, retainer, now).plan()
+
+
+def plan_clean(situation: Situation, settings: CleanSettings) -> Plan:
+    """The plan of a clean run: prunes only."""
+    retainer = clean_retainer(settings)
+    storages = storage_guard.by_node(situation.resources.storages)
+    guests = []
+    for state in situation.states:
+        refused = _unreadable(state) or _refused_by_lock(state, settings.limits.locked)
+        if refused is not None:
+            guests.append(refused)
+            continue
+        assert state.snapshots is not None
+        decisions = tuple(retainer.decide(state.snapshots.snapshots, situation.server_time))
+        guests.append(GuestPlan(
+            state.guest, state, None if pruned(decisions) else "unchanged", decisions=decisions,
+            without_create=decisions, **_storage_keys(state, storages.get(state.guest.node, {}))))
+    return _plan(situation, guests, retainer, [])
+
+
+def clean_retainer(settings: CleanSettings) -> Retainer:
+    """The retainer of a clean run."""
+    recognition = settings.target.recognition
+    return Retainer(recognition, settings.labels, settings.retention, recognition.timezone, settings.keep_newest)
+
+
+def _plan(
+    situation: Situation, guests: List[GuestPlan], retainer: Retainer, storages: List[Dict[str, object]]
+) -> Plan:
+    guests += [
+        GuestPlan(guest, status="unreachable", reason=reason, red=True) for guest, reason in situation.undecided]
+    broken: List[Dict[str, object]] = []
+    warnings: List[str] = []
+    for state in situation.states:
+        if state.snapshots is None:
+            continue
+        found = sort_snapshots(
+            state.snapshots.snapshots, retainer.recognition, situation.server_time, locked=bool(state.guest.lock))
+        broken += [broken_entry(state.guest, snapshot) for _label, snapshot in found.broken]
+        warnings += _clock_warnings(state.guest, found)
+    return Plan(
+        tuple(sorted(guests, key=lambda g: g.guest.vmid)), tuple(storages), tuple(broken), tuple(warnings))
+
+
+def broken_entry(guest: Guest, snapshot: Snapshot) -> Dict[str, object]:
+    """A broken snapshot in a result."""
+    return {
+        "vmid": guest.vmid, "node": guest.node, "snapshot": snapshot.name, "snapstate": snapshot.snapstate,
+        "snaptime": snapshot.snaptime, "lock": guest.lock,
+    }
+
+
+def _clock_warnings(guest: Guest, found: Sorted) -> List[str]:
+    """Law 13: what cannot be trusted is reported."""
+    warnings = []
+    for _label, snapshot in found.suspect:
+        warnings.append(
+            "guest {0}: the time of snapshot {1} ({2}) cannot be true; it is neither counted nor deleted. Is the "
+            "clock of node {3} right?".format(guest.vmid, snapshot.name, snapshot.snaptime, guest.node))
+    if found.skewed:
+        warnings.append(
+            "guest {0}: the snapshots {1} are in another order by time than by parent; none of them is pruned. Are "
+            "the clocks of all nodes in step?".format(guest.vmid, ", ".join(sorted(found.skewed))))
+    return warnings
+
+
+def _unreadable(state: GuestState) -> Optional[GuestPlan]:
+    if state.problem is None:
+        return None
+    problem = state.problem
+    if isinstance(problem, errors.PermissionDenied):
+        return GuestPlan(state.guest, state, "skipped", "missing privilege: " + problem.message, red=True)
+    if isinstance(problem, (errors.NodeUnreachable, errors.HostUnreachable)):
+        return GuestPlan(state.guest, state, "unreachable", problem.message, red=True)
+    if problem.kind == errors.MOVED:
+        return GuestPlan(state.guest, state, "skipped", "gone: it was deleted or migrated while the run began", red=True)
+    return GuestPlan(state.guest, state, "failed", problem.message, red=True)
+
+
+def _refused_by_lock(state: GuestState, locked: str) -> Optional[GuestPlan]:
+    """Guests whose lock the run does not wait for; ``locked: wait`` waits while it acts."""
+    lock = state.guest.lock
+    if not lock:
+        return None
+    if lock in HIBERNATED:
+        return GuestPlan(state.guest, state, "skipped", "locked ({0}): resume the guest first".format(lock), red=True)
+    if locked == "skip":
+        return GuestPlan(state.guest, state, "skipped", "locked ({0})".format(lock), red=True)
+    if locked == "fail":
+        return GuestPlan(state.guest, state, "failed", "locked ({0})".format(lock), red=True)
+    return None
+
+
+def _storage_keys(state: GuestState, storages: Dict[str, Storage]) -> Dict[str, Tuple[Hashable, ...]]:
+    assert state.config is not None
+    found = {storages[disk.storage] for disk in state.config.disks if disk.storage in storages}
+    return {
+        "storages": tuple(sorted(storage.key for storage in found)),
+        "serial": tuple(sorted(storage.key for storage in found if storage.type in SERIAL_TYPES)),
+    }
+
+
+def _used_storages(situation: Situation) -> List[Storage]:
+    """The storages of the selected guests, a shared one once."""
+    by_node = storage_guard.by_node(situation.resources.storages)
+    used: Dict[Hashable, Storage] = {}
+    for state in situation.states:
+        for disk in state.config.disks if state.config else ():
+            storage = by_node.get(state.guest.node, {}).get(disk.storage)
+            if storage is not None:
+                used.setdefault(storage.key, storage)
+    return list(used.values())
+
+
+def _agent_warning(state: GuestState, vmstate: bool) -> Tuple[str, ...]:
+    """A running VM without agent is cut as in a power failure (api-facts 2.7)."""
+    assert state.config is not None and state.snapshots is not None
+    if state.guest.type != QEMU or vmstate or state.config.agent or not state.snapshots.running:
+        return ()
+    return ("the guest agent is not enabled: the file systems are not frozen for the snapshot",)

@@ -1,0 +1,120 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+# This module util is PRIVATE to the collection: it may change without notice.
+"""Read what a run needs: resources, selection, then config and snapshot list of every guest."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple, TypeVar
+
+from ..arguments import Target
+from ..model import Guest, GuestConfig, SnapshotList
+from ..policy import selection
+from ..pve import errors
+from ..pve.cluster import Cluster, Resources
+from ..pve.session import Session
+
+READERS = 8
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+@dataclass(frozen=True)
+class GuestState:
+    """What was read of one guest; ``problem`` instead of the rest where it could not be."""
+
+    guest: Guest
+    config: Optional[GuestConfig] = None
+    snapshots: Optional[SnapshotList] = None
+    problem: Optional[errors.PveError] = None
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Everything a plan is made from. ``server_time`` is the server's clock, Unix seconds."""
+
+    resources: Resources
+    states: Tuple[GuestState, ...]
+    templates: Tuple[Guest, ...]
+    undecided: Tuple[Tuple[Guest, str], ...]
+    unmatched: Tuple[selection.Unmatched, ...]
+    server_time: int
+
+
+def read_situation(session: Session, cluster: Cluster, target: Target, with_config: bool = True) -> Situation:
+    """Read the cluster once, select, and read each selected guest (two calls each, in parallel).
+
+    Raises the errors that leave nothing to work on: no host, no way in, no quorum is none of them.
+    """
+    resources = cluster.resources()
+    session.expect_nodes([node.name for node in resources.nodes])
+    offline = {node.name for node in resources.nodes if node.status == "offline"}
+    guests, configs = _name(cluster, resources.guests, offline)
+    pools = cluster.pool_members(sorted({pool for term in target.terms for pool in term.pools}))
+    visible = {guest.vmid for guest in guests}
+    invisible = {vmid: pool for pool, ids in pools.items() for vmid in ids if vmid not in visible}
+    chosen = selection.select(
+        target.terms, guests, {pool: frozenset(ids) for pool, ids in pools.items()}, frozenset(invisible))
+    templates = [guest for guest in chosen.selected if guest.template]
+    undecided = [(guest, "could not be decided: its name is unknown since node {0} does not answer".format(guest.node))
+                 for guest in chosen.undecided]
+    undecided += [
+        (Guest(vmid, "", "", "unknown"),
+         "member of pool '{0}', but not visible: grant VM.Audit on /vms/{1} or on the pool".format(pool, vmid))
+        for vmid, pool in sorted(invisible.items())
+    ]
+
+    def read(guest: Guest) -> GuestState:
+        if guest.node in offline:
+            return GuestState(guest, problem=errors.NodeUnreachable("node {0} is offline".format(guest.node)))
+        try:
+            config = configs.get(guest.vmid)
+            if config is None and with_config:
+                config = cluster.config(guest)
+            return GuestState(guest, config, cluster.snapshots(guest))
+        except errors.PveError as error:
+            if errors.is_fatal(error):
+                raise
+            return GuestState(guest, problem=error)
+
+    states = _in_parallel(read, [guest for guest in chosen.selected if not guest.template])
+    templates += [state.guest for state in states if state.config and state.config.template]
+    return Situation(
+        resources=resources,
+        states=tuple(state for state in states if not (state.config and state.config.template)),
+        templates=tuple(templates),
+        undecided=tuple(undecided),
+        unmatched=chosen.unmatched,
+        server_time=session.clock.now(),
+    )
+
+
+def _name(
+    cluster: Cluster, guests: Sequence[Guest], offline: Iterable[str]
+) -> Tuple[List[Guest], Dict[int, GuestConfig]]:
+    """Guests that the cluster shows without a name get name and template flag from their config."""
+    nameless = [guest for guest in guests if guest.name is None and guest.node not in offline]
+
+    def read(guest: Guest) -> Tuple[Guest, Optional[GuestConfig]]:
+        try:
+            config = cluster.config(guest)
+        except errors.PveError as error:
+            if errors.is_fatal(error):
+                raise
+            return guest, None
+        return replace(guest, name=config.name or "", template=config.template), config
+
+    found = {guest.vmid: (guest, config) for guest, config in _in_parallel(read, nameless)}
+    named = [found[guest.vmid][0] if guest.vmid in found else guest for guest in guests]
+    return named, {vmid: config for vmid, (_guest, config) in found.items() if config is not None}
+
+
+def _in_parallel(function: Callable[[_In], _Out], items: Sequence[_In]) -> List[_Out]:
+    if not items:
+        return []
+    with ThreadPoolExecutor(max_workers=min(READERS, len(items))) as pool:
+        return list(pool.map(function, items))

@@ -1,0 +1,30 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+# This module util is PRIVATE to the collection: it may change without notice.
+"""The snapshot job: create, then prune."""
+
+from __future__ import annotations
+
+from ..arguments import SnapSettings
+from ..pve.session import Session
+from .plan import Retainer, plan_snap
+from .run import Job, Report, run
+
+
+def snap(settings: SnapSettings, session: Session, secrets: frozenset[str], now: int, check: bool, diff: bool) -> Report:
+    """Run it, or in check mode show what it would do; ``now`` is Unix seconds of the control node."""
+    recognition = settings.target.recognition
+    job = Job(
+        name="snap",
+        label=settings.label,
+        keep=settings.keep,
+        vmstate=settings.vmstate,
+        target=settings.target,
+        limits=settings.limits,
+        retainer=Retainer(recognition, (settings.label,), settings.retention, recognition.timezone),
+        make_plan=lambda situation: plan_snap(situation, settings, now),
+        guard=settings.guard,
+    )
+    return run(job, session, secrets, check, diff)

@@ -1,0 +1,214 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+# This module util is PRIVATE to the collection: it may change without notice.
+"""Which snapshots of one guest and label stay (api-facts 7, bent by laws 1 to 4 and 13).
+
+The rules have Proxmox's own words and meaning: they run in the order within, last, hourly, daily,
+weekly, monthly, yearly; each keeps the newest snapshot of N further periods, and a period in which
+an earlier rule kept one is not counted again.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
+
+from ..model import Snapshot
+from .naming import Recognition, local_time
+
+PERIODS = ("hourly", "daily", "weekly", "monthly", "yearly")
+FUTURE_TOLERANCE = 300  # law 13, seconds ahead of the server's clock
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What to keep: counts per rule, ``within`` in seconds; all zero keeps nothing but the newest."""
+
+    last: int = 0
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+    within: int = 0
+
+    @property
+    def nothing(self) -> bool:
+        """True when no rule keeps anything."""
+        return self == Retention()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of one snapshot, and why (``daily 2026-11-22``, ``last 2 of 3``)."""
+
+    snapshot: Snapshot
+    keep: bool
+    why: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """A guest's snapshots, told apart.
+
+    ``whole``: managed ones by label, oldest first. ``broken``: unfinished ones on an unlocked guest.
+    ``in_progress``: the same under a lock. ``suspect``: whole ones whose ``snaptime`` cannot be
+    trusted (law 13). ``skewed``: names of whole ones whose order by time and by parent differ.
+    """
+
+    whole: Dict[str, Tuple[Snapshot, ...]]
+    broken: Tuple[Tuple[str, Snapshot], ...]
+    in_progress: Tuple[Tuple[str, Snapshot], ...]
+    suspect: Tuple[Tuple[str, Snapshot], ...]
+    foreign: Tuple[Snapshot, ...]
+    skewed: frozenset[str]
+
+
+def sort_snapshots(
+    snapshots: Sequence[Snapshot], recognition: Recognition, server_time: int, locked: bool
+) -> Sorted:
+    """Tell managed, broken and foreign snapshots apart and put the whole ones in order.
+
+    ``server_time`` is the server's clock as Unix time; ``locked`` says whether the guest has a lock.
+    """
+    by_name = {snapshot.name: snapshot for snapshot in snapshots}
+    depths = _depths(by_name)
+    whole: Dict[str, List[Snapshot]] = {}
+    unfinished: List[Tuple[str, Snapshot]] = []
+    suspect: List[Tuple[str, Snapshot]] = []
+    foreign: List[Snapshot] = []
+    for snapshot in snapshots:
+        label = recognition.label_of(snapshot)
+        if label is None:
+            foreign.append(snapshot)
+        elif snapshot.snapstate:
+            unfinished.append((label, snapshot))
+        elif snapshot.snaptime <= 0 or snapshot.snaptime > server_time + FUTURE_TOLERANCE:
+            suspect.append((label, snapshot))
+        else:
+            whole.setdefault(label, []).append(snapshot)
+    ordered = {
+        label: tuple(sorted(group, key=lambda s: (s.snaptime, depths[s.name], s.name)))
+        for label, group in whole.items()
+    }
+    return Sorted(
+        whole=ordered,
+        broken=() if locked else tuple(unfinished),
+        in_progress=tuple(unfinished) if locked else (),
+        suspect=tuple(suspect),
+        foreign=tuple(foreign),
+        skewed=frozenset(name for group in ordered.values() for name in _skewed(group, by_name)),
+    )
+
+
+def _ancestors(snapshot: Snapshot, by_name: Dict[str, Snapshot]) -> Iterable[Snapshot]:
+    seen: Set[str] = {snapshot.name}
+    parent = snapshot.parent
+    while parent is not None and parent in by_name and parent not in seen:
+        seen.add(parent)
+        yield by_name[parent]
+        parent = by_name[parent].parent
+
+
+def _depths(by_name: Dict[str, Snapshot]) -> Dict[str, int]:
+    return {name: sum(1 for _ancestor in _ancestors(snapshot, by_name)) for name, snapshot in by_name.items()}
+
+
+def _skewed(group: Sequence[Snapshot], by_name: Dict[str, Snapshot]) -> Set[str]:
+    """Names of both sides of every pair whose ancestor has the later time (law 13)."""
+    names = {snapshot.name for snapshot in group}
+    found: Set[str] = set()
+    for snapshot in group:
+        for ancestor in _ancestors(snapshot, by_name):
+            if ancestor.name in names and ancestor.snaptime > snapshot.snaptime:
+                found |= {ancestor.name, snapshot.name}
+    return found
+
+
+def decide(
+    whole: Sequence[Snapshot],
+    retention: Retention,
+    timezone: Optional[datetime.tzinfo],
+    protected: frozenset[str] = frozenset(),
+    keep_newest: bool = True,
+) -> List[Decision]:
+    """What ``retention`` makes of the whole snapshots of one guest and label.
+
+    ``whole`` is oldest first, as sort_snapshots puts it, and so is the answer. ``protected`` names
+    are never pruned (the run's own snapshot, law 1; a disagreement about time, law 13). With
+    ``keep_newest`` the newest always stays (law 3); only ``autosnap_clean`` with ``keep: 0`` does
+    without.
+    """
+    newest_first = list(reversed(whole))
+    kept: Dict[str, List[str]] = {}
+    dropped: Set[str] = set()
+    _keep_within(newest_first, retention.within, kept)
+    _keep_last(newest_first, retention.last, kept)
+    for rule in PERIODS:
+        _keep_periods(newest_first, rule, getattr(retention, rule), timezone, kept, dropped)
+    if keep_newest and newest_first:
+        kept.setdefault(newest_first[0].name, ["newest"])
+    for snapshot in whole:
+        if snapshot.name in protected:
+            kept.setdefault(snapshot.name, ["protected"])
+    return [
+        Decision(s, s.name in kept, tuple(kept.get(s.name, ["not kept by any rule"]))) for s in whole
+    ]
+
+
+def _keep_within(newest_first: Sequence[Snapshot], within: int, kept: Dict[str, List[str]]) -> None:
+    if not within:
+        return
+    for snapshot in newest_first:
+        if snapshot.snaptime > newest_first[0].snaptime - within:
+            kept[snapshot.name] = ["within {0} s of the newest".format(within)]
+
+
+def _keep_last(newest_first: Sequence[Snapshot], last: int, kept: Dict[str, List[str]]) -> None:
+    """``last`` counts snapshots, not distinct times, and not those that ``within`` keeps."""
+    left = [snapshot for snapshot in newest_first if snapshot.name not in kept]
+    for number, snapshot in enumerate(left[:last], 1):
+        kept[snapshot.name] = ["last {0} of {1}".format(number, last)]
+
+
+def _keep_periods(
+    newest_first: Sequence[Snapshot],
+    rule: str,
+    count: int,
+    timezone: Optional[datetime.tzinfo],
+    kept: Dict[str, List[str]],
+    dropped: Set[str],
+) -> None:
+    """One rule of Proxmox's prune (api-facts 7): further entries of a period it takes are dropped for good."""
+    if not count:
+        return
+    period_of = {s.name: _period(rule, local_time(s.snaptime, timezone)) for s in newest_first}
+    covered = {period_of[name] for name in kept}
+    taken: Set[str] = set()
+    for snapshot in newest_first:
+        period = period_of[snapshot.name]
+        if snapshot.name in kept or snapshot.name in dropped or period in covered:
+            continue
+        if period in taken:
+            dropped.add(snapshot.name)
+        elif len(taken) == count:
+            return
+        else:
+            taken.add(period)
+            kept[snapshot.name] = ["{0} {1}".format(rule, period)]
+
+
+def _period(rule: str, time: datetime.datetime) -> str:
+    if rule == "hourly":
+        return time.strftime("%Y-%m-%d %H:00")
+    if rule == "daily":
+        return time.strftime("%Y-%m-%d")
+    if rule == "weekly":
+        year, week, _day = time.isocalendar()
+        return "{0}-W{1:02d}".format(year, week)
+    if rule == "monthly":
+        return time.strftime("%Y-%m")
+    return time.strftime("%Y")

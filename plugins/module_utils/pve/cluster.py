@@ -1,0 +1,187 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+# This module util is PRIVATE to the collection: it may change without notice.
+"""What a cluster holds, read over a session: typed values, no raw dict of the API leaves here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+
+from ..model import LXC, Disk, Guest, GuestConfig, Node, Snapshot, SnapshotList, Storage
+from . import errors
+from .session import Session
+
+_QEMU_DISK = re.compile(r"\A(?:scsi|virtio|ide|sata)\d+\Z|\A(?:efidisk|tpmstate)0\Z")
+_LXC_DISK = re.compile(r"\A(?:rootfs|mp\d+)\Z")
+_SIZE = re.compile(r"\A(\d+(?:\.\d+)?)([KMGT]?)\Z")
+_UNITS = {"": 1, "K": 1024, "M": 1024 ** 2, "G": 1024 ** 3, "T": 1024 ** 4}
+_TAGS = re.compile(r"[,;\s]+")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """One answer of ``/cluster/resources``: guests by id, storages per node."""
+
+    nodes: Tuple[Node, ...]
+    guests: Tuple[Guest, ...]
+    storages: Tuple[Storage, ...]
+
+
+class Cluster:
+    """Reads of one cluster."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def resources(self) -> Resources:
+        """Nodes, guests and storages, as far as the user may see them (api-facts 5.1). One call."""
+        nodes: List[Node] = []
+        guests: List[Guest] = []
+        storages: List[Storage] = []
+        for item in self._session.read("cluster", "resources").data:
+            kind = item.get("type")
+            if kind == "node":
+                nodes.append(Node(str(item["node"]), str(item.get("status", "unknown"))))
+            elif kind in ("qemu", "lxc"):
+                guests.append(_guest(item))
+            elif kind == "storage":
+                storages.append(_storage(item))
+        return Resources(
+            tuple(sorted(nodes, key=lambda n: n.name)),
+            tuple(sorted(guests, key=lambda g: g.vmid)),
+            tuple(storages),
+        )
+
+    def config(self, guest: Guest) -> GuestConfig:
+        """The guest's current config. One call, VM.Audit."""
+        return _config(guest.type, self._session.read("nodes", guest.node, guest.type, guest.vmid, "config").data)
+
+    def snapshots(self, guest: Guest) -> SnapshotList:
+        """The guest's snapshots; ``running`` is live. One call, VM.Audit."""
+        return _snapshots(self._session.read("nodes", guest.node, guest.type, guest.vmid, "snapshot").data)
+
+    def pool_members(self, pools: Sequence[str]) -> Dict[str, Tuple[int, ...]]:
+        """Ids of the guests in each pool (lower case, sub-pools included), as the pools name them.
+
+        The members are not filtered by VM.Audit (api-facts 1.5). Pools that the user may not audit
+        are left out.
+        """
+        members: Dict[str, List[int]] = {pool: [] for pool in pools}
+        names = [str(item["poolid"]) for item in self._session.read("pools").data] if pools else []
+        for name in names:
+            wanted = [pool for pool in pools if name.lower() == pool or name.lower().startswith(pool + "/")]
+            if wanted:
+                ids = self._members(name)
+                for pool in wanted:
+                    members[pool] += ids
+        return {pool: tuple(ids) for pool, ids in members.items()}
+
+    def _members(self, name: str) -> List[int]:
+        """Before 8.1 there is no ``poolid`` filter and no nested pool (api-facts 1.5)."""
+        try:
+            found = self._session.read("pools", poolid=name).data
+            pool = found[0] if found else {}
+        except errors.BadParameter:
+            pool = self._session.read("pools", name).data
+        return [int(item["vmid"]) for item in pool.get("members", []) if "vmid" in item]
+
+
+def _guest(item: Dict[str, Any]) -> Guest:
+    template = item.get("template")
+    return Guest(
+        vmid=int(item["vmid"]),
+        type=str(item["type"]),
+        node=str(item["node"]),
+        status=str(item.get("status", "unknown")),
+        name=_text(item.get("name")),
+        template=None if template is None else bool(int(template)),
+        lock=_text(item.get("lock")),
+        tags=tuple(tag for tag in _TAGS.split(str(item.get("tags") or "")) if tag),
+        pool=_text(item.get("pool")),
+    )
+
+
+def _storage(item: Dict[str, Any]) -> Storage:
+    return Storage(
+        name=str(item["storage"]),
+        node=str(item["node"]),
+        type=str(item.get("plugintype", "")),
+        shared=bool(int(item.get("shared") or 0)),
+        available=item.get("status") == "available",
+        used=_number(item.get("disk")),
+        size=_number(item.get("maxdisk")),
+    )
+
+
+def _config(kind: str, data: Dict[str, Any]) -> GuestConfig:
+    return GuestConfig(
+        name=_text(data.get("hostname" if kind == LXC else "name")),
+        template=bool(int(data.get("template") or 0)),
+        lock=_text(data.get("lock")),
+        memory=_memory(data.get("memory"), 512),
+        agent=_agent_enabled(str(data.get("agent") or "")),
+        disks=tuple(_disks(kind, data)),
+        vmstate_storage=_text(data.get("vmstatestorage")),
+    )
+
+
+def _memory(value: Any, default: int) -> int:
+    """MiB; PVE sends ``"4096"``, an integer, or ``current=4096`` (recordings 55, 59)."""
+    text = str(value if value is not None else default).split(",")[0]
+    return int(text.split("=")[-1])
+
+
+def _agent_enabled(value: str) -> bool:
+    """``1``, ``enabled=1,...``, or the other way round (peers B24)."""
+    parts = dict(part.split("=", 1) if "=" in part else ("enabled", part) for part in value.split(",") if part)
+    return parts.get("enabled", "0").lower() in ("1", "on", "yes", "true")
+
+
+def _disks(kind: str, data: Dict[str, Any]) -> Iterable[Disk]:
+    """The volumes that a snapshot covers (api-facts 2.6): no CD drives, no unused disks, no bind mounts."""
+    pattern = _LXC_DISK if kind == LXC else _QEMU_DISK
+    for key in sorted(data):
+        if not pattern.match(key):
+            continue
+        parts = str(data[key]).split(",")
+        options = dict(part.split("=", 1) for part in parts[1:] if "=" in part)
+        volume = parts[0].split("=", 1)[1] if parts[0].startswith(("file=", "volume=")) else parts[0]
+        if options.get("media") == "cdrom" or volume == "none" or volume.startswith("/") or ":" not in volume:
+            continue
+        yield Disk(key, volume.split(":", 1)[0], _size(options.get("size")))
+
+
+def _size(text: Optional[str]) -> Optional[int]:
+    match = _SIZE.match(text or "")
+    return int(float(match.group(1)) * _UNITS[match.group(2)]) if match else None
+
+
+def _snapshots(data: List[Dict[str, Any]]) -> SnapshotList:
+    """Order is random and only ``current`` is special (api-facts 3); ``snaptime`` 0 where missing."""
+    found = []
+    running = False
+    for item in data:
+        if item["name"] == "current":
+            running = bool(int(item.get("running") or 0))
+            continue
+        found.append(Snapshot(
+            name=str(item["name"]),
+            snaptime=int(item.get("snaptime") or 0),
+            description=str(item.get("description") or "").rstrip(),
+            parent=_text(item.get("parent")),
+            snapstate=_text(item.get("snapstate")),
+            vmstate=bool(int(item.get("vmstate") or 0)),
+        ))
+    return SnapshotList(tuple(found), running)
+
+
+def _text(value: Any) -> Optional[str]:
+    return None if value in (None, "") else str(value)
+
+
+def _number(value: Any) -> Optional[int]:
+    return None if value is None else int(value)

@@ -1,0 +1,175 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+# This module util is PRIVATE to the collection: it may change without notice.
+"""Errors of the Proxmox VE API as types, and the classifier of their texts (api-facts 10)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Dict, Optional, Tuple
+
+BUSY = "busy"
+BROKEN_LOCK = "snapshot_lock"
+HIBERNATED = "hibernated"
+CONTENTION = "contention"
+MOVED = "moved"
+GONE = "gone"
+CLASH = "clash"
+UNSUPPORTED = "unsupported"
+TEMPLATE = "template"
+QUORUM = "quorum"
+UNKNOWN_RESULT = "unknown_result"
+OTHER = "other"
+
+_LOCKED = re.compile(r"^(?:VM|CT) is locked \(([a-z-]+)\)")
+
+# Order matters: the first match decides. Texts end with blanks in exit statuses (recording 448).
+_KINDS: Tuple[Tuple[str, str], ...] = (
+    (r"^(?:VM|CT) is locked \((?:suspended|suspending)\)", HIBERNATED),
+    (r"^(?:VM|CT) is locked \((?:snapshot|snapshot-delete)\)", BROKEN_LOCK),
+    (r"^(?:VM|CT) is locked \(", BUSY),
+    (r"can't lock file '.*(?:lock-\d+\.conf|pve-config-\d+\.lock|pve-migrate-\d+)' - got timeout", BUSY),
+    (r"Failed to obtain guest migration lock", BUSY),
+    (r"needed by replication job", BUSY),
+    (r"no quorum|'?/etc/pve/.*' - Permission denied", QUORUM),
+    (r"cfs-lock '.*' error: got lock request timeout", CONTENTION),
+    (r"pve-storage-.* - got timeout", CONTENTION),
+    (r"Configuration file '.*' does not exist", MOVED),
+    (r"^snapshot '.*' does not exist", GONE),
+    (r"^snapshot name '.*' already used", CLASH),
+    (r"snapshot feature is not available", UNSUPPORTED),
+    (r"if it's a template", TEMPLATE),
+    (r"^unexpected status$|received interrupt|^unable to (?:get last line|open file|read tail|extract last line)",
+     UNKNOWN_RESULT),
+)
+_COMPILED = tuple((re.compile(pattern), kind) for pattern, kind in _KINDS)
+
+
+def classify(text: str) -> str:
+    """The class of an HTTP message or of a task's exit status."""
+    stripped = text.strip()
+    for pattern, kind in _COMPILED:
+        if pattern.search(stripped):
+            return kind
+    return OTHER
+
+
+def lock_of(text: str) -> Optional[str]:
+    """The lock that ``VM is locked (backup)`` names, or None."""
+    match = _LOCKED.search(text.strip())
+    return match.group(1) if match else None
+
+
+class PveError(Exception):
+    """An answer of Proxmox VE that is a refusal or a failure.
+
+    ``status`` is the HTTP status (None without an answer), ``errors`` the map of refused parameters.
+    """
+
+    code = "error"
+
+    def __init__(
+        self,
+        message: str,
+        status: Optional[int] = None,
+        errors: Optional[Dict[str, str]] = None,
+        upid: Optional[str] = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.errors = errors or {}
+        self.upid = upid
+
+    @property
+    def kind(self) -> str:
+        """The class of the message, see classify()."""
+        return classify(self.message)
+
+    def failure(self) -> Dict[str, Any]:
+        """The structured form for a module's result."""
+        return {
+            "code": self.code,
+            "kind": self.kind,
+            "message": self.message,
+            "status": self.status,
+            "errors": self.errors,
+            "upid": self.upid,
+        }
+
+
+class DependencyMissing(PveError):
+    """proxmoxer or requests cannot be imported."""
+
+    code = "dependency"
+
+
+class AuthenticationFailed(PveError):
+    """401: the credentials are refused."""
+
+    code = "authentication"
+
+
+class PermissionDenied(PveError):
+    """403: a privilege is missing; the message names the path and the first missing one."""
+
+    code = "permission"
+
+
+class BadParameter(PveError):
+    """400: the request is wrong, before anything ran."""
+
+    code = "parameter"
+
+
+class UntrustedCertificate(PveError):
+    """The server's certificate is not trusted."""
+
+    code = "certificate"
+
+
+class HostUnreachable(PveError):
+    """No API host answers any more."""
+
+    code = "host"
+
+
+class NodeUnreachable(PveError):
+    """595, 596, 599, or a node name that does not resolve: the guest's node does not answer."""
+
+    code = "node"
+
+
+class ClusterChanged(PveError):
+    """After a failover the other host turned out to belong to another cluster (law 15)."""
+
+    code = "cluster"
+
+
+class NotProxmox(PveError):
+    """200 with a body that is not the API's."""
+
+    code = "answer"
+
+
+class LostWrite(PveError):
+    """A POST or DELETE that may have been carried out, but whose answer was lost (law 8)."""
+
+    code = "lost"
+
+
+class TaskFailed(PveError):
+    """A task that ended with an exit status other than OK or WARNINGS; ``upid`` is set."""
+
+    code = "task"
+
+
+# After one of these there is no point in going on with other guests.
+FATAL = (AuthenticationFailed, UntrustedCertificate, HostUnreachable, ClusterChanged, DependencyMissing)
+
+
+def is_fatal(error: PveError) -> bool:
+    """True when the whole run must stop: no way in, another cluster, or no quorum."""
+    return isinstance(error, FATAL) or error.kind == QUORUM

@@ -1,0 +1,295 @@
+#!/usr/bin/python
+# Copyright (c) 2026, pve.autosnap contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: autosnap_clean
+short_description: Prune snapshots of Proxmox VE guests
+version_added: 0.1.0
+description:
+  - Deletes the managed snapshots of the labels that the retention does not keep. Takes none.
+  - The newest whole snapshot of a guest and label stays, except with O(keep=0).
+  - Foreign snapshots are never counted and never touched. Deletes are never forced.
+author:
+  - pve.autosnap contributors (@pve-autosnap)
+extends_documentation_fragment:
+  - pve.autosnap.connection
+  - pve.autosnap.selection
+  - pve.autosnap.recognition
+  - pve.autosnap.retention
+  - pve.autosnap.limits
+  - pve.autosnap.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  label:
+    description:
+      - Labels, or V(*) for every label.
+    type: list
+    elements: str
+    required: true
+seealso:
+  - module: pve.autosnap.autosnap_snap
+  - module: pve.autosnap.autosnap_info
+"""
+
+EXAMPLES = r"""
+- name: Keep 3 daily snapshots of every guest
+  pve.autosnap.autosnap_clean:
+    api_host: pve1.example.com
+    api_token_file: /etc/autosnap/token
+    guests: "@all"
+    label: daily
+    keep: 3
+
+- name: Thin out two labels with the same rules
+  pve.autosnap.autosnap_clean:
+    api_host: pve1.example.com
+    api_token_file: /etc/autosnap/token
+    guests: "@all,-@tag-gold"
+    label: [daily, weekly]
+    retention:
+      within: 2d
+      daily: 5
+      weekly: 2
+
+- name: Delete every managed snapshot of a guest that is to be migrated
+  pve.autosnap.autosnap_clean:
+    api_host: pve1.example.com
+    api_token_file: /etc/autosnap/token
+    guests: "100"
+    label: "*"
+    keep: 0
+"""
+
+RETURN = r"""
+msg:
+  description: What was done in one sentence, or why the run failed.
+  returned: always
+  type: str
+  sample: null
+guests:
+  description: One entry per guest.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    vmid:
+      description: Id of the guest.
+      type: int
+      returned: always
+    name:
+      description: Name of the guest, empty where the cluster does not tell it.
+      type: str
+      returned: always
+    type:
+      description: V(qemu) or V(lxc).
+      type: str
+      returned: always
+    node:
+      description: Node of the guest.
+      type: str
+      returned: always
+    status:
+      description:
+        - What became of the guest, one of V(created), V(pruned), V(unchanged), V(skipped), V(deferred), V(failed),
+          V(timeout), V(unreachable).
+      type: str
+      returned: always
+    reason:
+      description: Why.
+      type: str
+      returned: always
+    snapshot:
+      description: Name of the snapshot made.
+      type: str
+      returned: always
+    pruned:
+      description: Names of the snapshots deleted.
+      type: list
+      elements: str
+      returned: always
+    upids:
+      description: Tasks started for the guest.
+      type: list
+      elements: str
+      returned: always
+    duration:
+      description: Seconds from the first to the last step on the guest.
+      type: float
+      returned: always
+    warnings:
+      description: What is worth knowing.
+      type: list
+      elements: str
+      returned: always
+    errors:
+      description: Further failures beside RV(guests[].reason).
+      type: list
+      elements: str
+      returned: always
+    kept:
+      description: Kept snapshots, each with its name and the reasons why.
+      type: list
+      elements: dict
+      returned: with O(verbosity=full) or in diff mode
+  sample: null
+summary:
+  description: How many guests matched, and how many came to each status. The counts add up to RV(summary.matched).
+  returned: always
+  type: dict
+  sample: null
+storages:
+  description: The storages of the guests, their use before the run and what the run adds at once.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    storage:
+      description: Name of the storage.
+      type: str
+      returned: always
+    node:
+      description: Node that sees it; for a shared storage one of them.
+      type: str
+      returned: always
+    type:
+      description: Type of the storage, such as V(lvmthin).
+      type: str
+      returned: always
+    shared:
+      description: Whether all nodes share it.
+      type: bool
+      returned: always
+    used:
+      description: Bytes in use, V(null) where unknown.
+      type: int
+      returned: always
+    size:
+      description: Bytes in all, V(null) where unknown.
+      type: int
+      returned: always
+    promised:
+      description: Bytes that the snapshots of this run take at once.
+      type: int
+      returned: always
+    percent:
+      description: Use in percent before the run, V(null) where unknown.
+      type: float
+      returned: always
+    ok:
+      description: Whether the storage guard lets snapshots be taken on it.
+      type: bool
+      returned: always
+    reason:
+      description: Why not.
+      type: str
+      returned: always
+  sample: null
+unmatched:
+  description: Terms of the selector that matched nothing, or that could not be decided.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    term:
+      description: The term as it was written.
+      type: str
+      returned: always
+    exclude:
+      description: Whether it is an exclusion.
+      type: bool
+      returned: always
+    reason:
+      description: What may be the reason.
+      type: str
+      returned: always
+  sample: null
+templates:
+  description: Selected templates, which are left out.
+  returned: always
+  type: list
+  elements: dict
+  sample: null
+broken:
+  description: Managed snapshots that an interrupted create or delete left behind. They are not counted and not pruned.
+  returned: always
+  type: list
+  elements: dict
+  sample: null
+hooks:
+  description: The calls of the hook with exit code and output, or in check mode those that there would be.
+  returned: always
+  type: list
+  elements: dict
+  sample: null
+api_calls:
+  description: Number of API calls sent.
+  returned: always
+  type: int
+  sample: null
+duration:
+  description: Seconds that the run took.
+  returned: always
+  type: float
+  sample: null
+failure:
+  description: What stopped the run, where something did.
+  returned: when the run was stopped
+  type: dict
+  contains:
+    code:
+      description: One of V(authentication), V(permission), V(parameter), V(certificate), V(host), V(node), V(cluster),
+        V(answer), V(dependency), V(input), V(error).
+      type: str
+      returned: always
+    kind:
+      description: Class of the message, such as V(quorum).
+      type: str
+      returned: always
+    message:
+      description: What the API said.
+      type: str
+      returned: always
+    status:
+      description: HTTP status.
+      type: int
+      returned: always
+    errors:
+      description: Refused parameters.
+      type: dict
+      returned: always
+    upid:
+      description: Task that it was about.
+      type: str
+      returned: always
+  sample: null
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.pve.autosnap.plugins.module_utils import arguments, entry
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs.clean import clean
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs.run import Report, connect
+
+
+def main() -> None:
+    module = AnsibleModule(supports_check_mode=True, **arguments.CLEAN.to_kwargs())
+
+    def job(access: arguments.Connection) -> Report:
+        settings = arguments.clean(module.params)
+        return clean(settings, connect(access), access.secrets, module.check_mode, module._diff)
+
+    entry.run(module, job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,394 @@
+#!/usr/bin/python
+# Copyright (c) 2026, pve.autosnap contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: autosnap_snap
+short_description: Take snapshots of Proxmox VE guests and prune old ones
+version_added: 0.1.0
+description:
+  - Takes one snapshot of each selected VM and container, waits for it, and then deletes the snapshots of the same label that
+    the retention does not keep.
+  - Works on one cluster in one task, in parallel but within limits.
+  - Knows and takes over the snapshots of cv4pve-autosnap and eve4pve-autosnap. Any other snapshot is never counted and never
+    touched; so is one whose description somebody edited.
+  - Deletes are never forced. The snapshot just made and the newest whole one are never deleted.
+author:
+  - pve.autosnap contributors (@pve-autosnap)
+extends_documentation_fragment:
+  - pve.autosnap.connection
+  - pve.autosnap.selection
+  - pve.autosnap.selection.expect
+  - pve.autosnap.recognition
+  - pve.autosnap.retention
+  - pve.autosnap.limits
+  - pve.autosnap.attributes
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: partial
+    details: Each run takes a snapshot, unless O(min_interval) is set; within that time nothing changes.
+options:
+  label:
+    description:
+      - Name of the schedule, such as V(daily). It is a part of the snapshots' names.
+    type: str
+    required: true
+  vmstate:
+    description: Whether to save the RAM of running VMs too. Containers have none.
+    type: bool
+    default: false
+  only_running:
+    description: Whether to leave stopped guests alone.
+    type: bool
+    default: false
+  min_interval:
+    description: A guest whose newest whole snapshot of the label is younger than this gets none, such as V(20h).
+    type: str
+    default: "0"
+  max_storage_percent:
+    description:
+      - Storage guard. No snapshot is taken of a guest when one of its storages would be fuller than this.
+      - The storage for the RAM is looked at too. A storage whose use cannot be seen counts as full.
+    type: int
+    default: 95
+  min_storage_free:
+    description: Storage guard. The least free space to leave on each storage, such as V(50G).
+    type: str
+    default: "0"
+  on_storage_full:
+    description:
+      - What to do with a guest that the storage guard refuses.
+      - V(prune_first) deletes what the retention deletes anyway and then looks again.
+    type: str
+    choices: [skip, prune_first, fail]
+    default: skip
+seealso:
+  - module: pve.autosnap.autosnap_clean
+  - module: pve.autosnap.autosnap_info
+  - module: community.proxmox.proxmox_snap
+    description: One snapshot of one guest.
+"""
+
+EXAMPLES = r"""
+- name: Take a daily snapshot of everything but guest 111 and keep 7
+  pve.autosnap.autosnap_snap:
+    api_host: pve1.example.com
+    api_token_id: autosnap@pve!ansible
+    api_token_secret: "{{ autosnap_token_secret }}"
+    ca_path: /etc/ssl/pve-root-ca.pem
+    guests: "@all,-111"
+    label: daily
+    keep: 7
+
+- name: The same, with the connection set once and two hosts to fall back on
+  module_defaults:
+    group/pve.autosnap.autosnap:
+      api_host: [pve1.example.com, pve2.example.com, pve3.example.com]
+      api_token_file: /etc/autosnap/token
+      ca_path: /etc/ssl/pve-root-ca.pem
+  block:
+    - name: Snapshot the production pool, without the guests tagged test
+      pve.autosnap.autosnap_snap:
+        guests: "@pool-prod,-@tag-test"
+        label: hourly
+        keep: 24
+
+- name: Keep days, weeks and months of the guests with a tag
+  pve.autosnap.autosnap_snap:
+    api_host: pve1.example.com
+    api_token_file: /etc/autosnap/token
+    guests: "@tag-gold"
+    label: gfs
+    retention:
+      daily: 7
+      weekly: 4
+      monthly: 6
+
+- name: Snapshot running VMs with their RAM before a change, on one node
+  pve.autosnap.autosnap_snap:
+    api_host: pve1.example.com
+    api_token_file: /etc/autosnap/token
+    guests: "@node-pve1&@type-qemu"
+    label: before-change
+    vmstate: true
+    only_running: true
+    timeout: 1h
+
+- name: Take a snapshot only if the last one is older than 20 hours, so that a second run does no harm
+  pve.autosnap.autosnap_snap:
+    api_host: pve1.example.com
+    api_token_file: /etc/autosnap/token
+    guests: "@all"
+    label: daily
+    keep: 7
+    min_interval: 20h
+
+- name: Make room first where a storage is over 85 percent, and go easy on the storages
+  pve.autosnap.autosnap_snap:
+    api_host: pve1.example.com
+    api_token_file: /etc/autosnap/token
+    guests: "@all"
+    label: daily
+    keep: 3
+    max_storage_percent: 85
+    min_storage_free: 50G
+    on_storage_full: prune_first
+    max_parallel_per_storage: 1
+    max_parallel_deletes: 1
+
+- name: Take over the snapshots of a cv4pve-autosnap job with its own timestamp format
+  pve.autosnap.autosnap_snap:
+    api_host: pve1.example.com
+    api_token: "{{ lookup('ansible.builtin.file', '/etc/autosnap/token') }}"
+    guests: "@all,-@tag-nosnap"
+    label: daily
+    keep: 7
+    timestamp_format: yyyyMMdd_HHmmss
+    hook: /usr/local/bin/autosnap-hook
+    on_hook_failure: skip_guest
+
+- name: Show what the next run would do, and why
+  pve.autosnap.autosnap_snap:
+    api_host: pve1.example.com
+    api_token_file: /etc/autosnap/token
+    guests: "@all"
+    label: daily
+    keep: 7
+    verbosity: full
+  check_mode: true
+  diff: true
+  register: plan
+"""
+
+RETURN = r"""
+msg:
+  description: What was done in one sentence, or why the run failed.
+  returned: always
+  type: str
+  sample: null
+guests:
+  description: One entry per guest.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    vmid:
+      description: Id of the guest.
+      type: int
+      returned: always
+    name:
+      description: Name of the guest, empty where the cluster does not tell it.
+      type: str
+      returned: always
+    type:
+      description: V(qemu) or V(lxc).
+      type: str
+      returned: always
+    node:
+      description: Node of the guest.
+      type: str
+      returned: always
+    status:
+      description:
+        - What became of the guest, one of V(created), V(pruned), V(unchanged), V(skipped), V(deferred), V(failed),
+          V(timeout), V(unreachable).
+      type: str
+      returned: always
+    reason:
+      description: Why.
+      type: str
+      returned: always
+    snapshot:
+      description: Name of the snapshot made.
+      type: str
+      returned: always
+    pruned:
+      description: Names of the snapshots deleted.
+      type: list
+      elements: str
+      returned: always
+    upids:
+      description: Tasks started for the guest.
+      type: list
+      elements: str
+      returned: always
+    duration:
+      description: Seconds from the first to the last step on the guest.
+      type: float
+      returned: always
+    warnings:
+      description: What is worth knowing.
+      type: list
+      elements: str
+      returned: always
+    errors:
+      description: Further failures beside RV(guests[].reason).
+      type: list
+      elements: str
+      returned: always
+    kept:
+      description: Kept snapshots, each with its name and the reasons why.
+      type: list
+      elements: dict
+      returned: with O(verbosity=full) or in diff mode
+  sample: null
+summary:
+  description: How many guests matched, and how many came to each status. The counts add up to RV(summary.matched).
+  returned: always
+  type: dict
+  sample: null
+storages:
+  description: The storages of the guests, their use before the run and what the run adds at once.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    storage:
+      description: Name of the storage.
+      type: str
+      returned: always
+    node:
+      description: Node that sees it; for a shared storage one of them.
+      type: str
+      returned: always
+    type:
+      description: Type of the storage, such as V(lvmthin).
+      type: str
+      returned: always
+    shared:
+      description: Whether all nodes share it.
+      type: bool
+      returned: always
+    used:
+      description: Bytes in use, V(null) where unknown.
+      type: int
+      returned: always
+    size:
+      description: Bytes in all, V(null) where unknown.
+      type: int
+      returned: always
+    promised:
+      description: Bytes that the snapshots of this run take at once.
+      type: int
+      returned: always
+    percent:
+      description: Use in percent before the run, V(null) where unknown.
+      type: float
+      returned: always
+    ok:
+      description: Whether the storage guard lets snapshots be taken on it.
+      type: bool
+      returned: always
+    reason:
+      description: Why not.
+      type: str
+      returned: always
+  sample: null
+unmatched:
+  description: Terms of the selector that matched nothing, or that could not be decided.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    term:
+      description: The term as it was written.
+      type: str
+      returned: always
+    exclude:
+      description: Whether it is an exclusion.
+      type: bool
+      returned: always
+    reason:
+      description: What may be the reason.
+      type: str
+      returned: always
+  sample: null
+templates:
+  description: Selected templates, which are left out.
+  returned: always
+  type: list
+  elements: dict
+  sample: null
+broken:
+  description: Managed snapshots that an interrupted create or delete left behind. They are not counted and not pruned.
+  returned: always
+  type: list
+  elements: dict
+  sample: null
+hooks:
+  description: The calls of the hook with exit code and output, or in check mode those that there would be.
+  returned: always
+  type: list
+  elements: dict
+  sample: null
+api_calls:
+  description: Number of API calls sent.
+  returned: always
+  type: int
+  sample: null
+duration:
+  description: Seconds that the run took.
+  returned: always
+  type: float
+  sample: null
+failure:
+  description: What stopped the run, where something did.
+  returned: when the run was stopped
+  type: dict
+  contains:
+    code:
+      description: One of V(authentication), V(permission), V(parameter), V(certificate), V(host), V(node), V(cluster),
+        V(answer), V(dependency), V(input), V(error).
+      type: str
+      returned: always
+    kind:
+      description: Class of the message, such as V(quorum).
+      type: str
+      returned: always
+    message:
+      description: What the API said.
+      type: str
+      returned: always
+    status:
+      description: HTTP status.
+      type: int
+      returned: always
+    errors:
+      description: Refused parameters.
+      type: dict
+      returned: always
+    upid:
+      description: Task that it was about.
+      type: str
+      returned: always
+  sample: null
+"""
+
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.pve.autosnap.plugins.module_utils import arguments, entry
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs.run import Report, connect
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs.snap import snap
+
+
+def main() -> None:
+    module = AnsibleModule(supports_check_mode=True, **arguments.SNAP.to_kwargs())
+
+    def job(access: arguments.Connection) -> Report:
+        settings = arguments.snap(module.params)
+        return snap(settings, connect(access), access.secrets, int(time.time()), module.check_mode, module._diff)
+
+    entry.run(module, job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A simulated cluster that runs in a thread of its own, for tests in the same process."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+import tempfile
+import threading
+from typing import Any, Coroutine
+
+from fakepve.certs import make_cert
+
+from .fake import SimulatedPve
+from .world import build
+
+
+class Running:
+    """``with Running(world) as cluster:`` listens; ``cluster.pve`` is the simulator, ``ca`` its CA file."""
+
+    def __init__(self, world: dict[str, Any], hosts: int = 1) -> None:
+        self._hosts = ["127.0.0.{0}".format(number + 1) for number in range(hosts)]
+        self._world = world
+        self._directory = tempfile.TemporaryDirectory(prefix="autosnap-")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self.pve: SimulatedPve = build(world, self._hosts)
+        self.ca = ""
+
+    def __enter__(self) -> "Running":
+        certificate, key, _der = make_cert(self._directory.name, "ca", self._hosts)
+        self.ca = certificate
+        self._thread.start()
+        self.call(self.pve.start(certificate, key))
+        return self
+
+    def __exit__(self, *_unused: object) -> None:
+        self.call(self.pve.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._directory.cleanup()
+
+    @property
+    def hosts(self) -> list[str]:
+        """``host:port`` of every API host."""
+        return ["{0}:{1}".format(host, self.pve.port) for host in self._hosts]
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """A place for files that go with the cluster."""
+        return pathlib.Path(self._directory.name)
+
+    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine in the simulator's thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+
+    def connection(self) -> dict[str, Any]:
+        """The modules' connection options, with the first token of the world."""
+        token = next(iter(self.pve.apitokens.items()))
+        return {"api_host": self.hosts, "api_token": "{0}={1}".format(*token), "ca_path": self.ca}
