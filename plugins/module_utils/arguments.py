@@ -19,7 +19,7 @@ import zoneinfo
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ansible.module_utils.basic import env_fallback
+from ansible.module_utils.common.parameters import env_fallback
 
 from .policy import naming, selection
 from .policy.retention import PERIODS, Retention
@@ -49,7 +49,7 @@ class ArgumentSpec:
     mutually_exclusive: Tuple[Tuple[str, ...], ...] = ()
     required_one_of: Tuple[Tuple[str, ...], ...] = ()
 
-    def merge(self, *others: "ArgumentSpec") -> "ArgumentSpec":
+    def merge(self, *others: ArgumentSpec) -> ArgumentSpec:
         """This spec and the others as one."""
         merged = ArgumentSpec(dict(self.options), self.mutually_exclusive, self.required_one_of)
         for other in others:

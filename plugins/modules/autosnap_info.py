@@ -228,7 +228,6 @@ failure:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.pve.autosnap.plugins.module_utils import arguments, entry
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.info import info
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.run import Report, connect

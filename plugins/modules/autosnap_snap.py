@@ -374,7 +374,6 @@ failure:
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.pve.autosnap.plugins.module_utils import arguments, entry
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.run import Report, connect
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.snap import snap

@@ -223,7 +223,7 @@ class SimulatedPve(FakePve):
             for granted, privs in (self.acl or {}).get(user, []):
                 if granted == "/" or path == granted or path.startswith(granted + "/"):
                     found.setdefault(path, {}).update(dict.fromkeys(privs, 1))
-                elif path.startswith("/vms/") and granted.startswith("/pool/") and int(path[5:]) in self.pools.get(granted[6:], ()):
+                elif path.startswith("/vms/") and int(path[5:]) in self.pools.get(granted[len("/pool/"):], ()):
                     found.setdefault(path, {}).update(dict.fromkeys(privs, 0))
         return found
 

@@ -29,7 +29,7 @@ class Running:
         self.pve: SimulatedPve = build(world, self._hosts)
         self.ca = ""
 
-    def __enter__(self) -> "Running":
+    def __enter__(self) -> Running:
         certificate, key, _der = make_cert(self._directory.name, "ca", self._hosts)
         self.ca = certificate
         self._thread.start()

@@ -167,7 +167,7 @@ def _drain(stream: Any, output: bytearray) -> None:
         output += block[:max(0, OUTPUT_MAX - len(output))]
 
 
-def _kill(process: "subprocess.Popen[bytes]") -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sign)

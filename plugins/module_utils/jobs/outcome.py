@@ -110,7 +110,9 @@ class Verdict:
     message: str
 
 
-def judge(outcomes: Sequence[Outcome], situation: Situation, target: Target, fail_on: str, fatal: Optional[errors.PveError]) -> Verdict:
+def judge(
+    outcomes: Sequence[Outcome], situation: Situation, target: Target, fail_on: str, fatal: Optional[errors.PveError]
+) -> Verdict:
     """Laws 9 and 10: the run fails at the end, for every reason there is."""
     problems = []
     if fatal is not None:

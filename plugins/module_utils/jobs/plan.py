@@ -11,8 +11,8 @@ Made from a Situation alone: no I/O, no clock.
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass, field
-from typing import Dict, Hashable, List, Optional, Sequence, Tuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Dict, Hashable, List, Optional, Sequence, Tuple
 
 from ..arguments import CleanSettings, SnapSettings
 from ..model import QEMU, Guest, Snapshot, Storage
@@ -148,29 +148,26 @@ class _SnapPlanner:
         if refused is not None:
             return refused
         without = tuple(self.retainer.decide(listed.snapshots, self.situation.server_time))
-        base = {
-            "guest": guest, "state": state, "without_create": without, "decisions": without,
-            **_storage_keys(state, storages),
-        }
+        base = GuestPlan(guest, state, decisions=without, without_create=without, **_storage_keys(state, storages))
         fresh = self._fresh(listed.snapshots)
         if fresh:
-            return GuestPlan(status=None if pruned(without) else "unchanged", reason=fresh, **base)
+            return replace(base, status=None if base.prunes else "unchanged", reason=fresh)
         name = self.retainer.recognition.free_name(self.settings.label, self.now, [s.name for s in listed.snapshots])
         if name is None:
-            return GuestPlan(
-                status="failed", red=True,
-                reason="every name of the next hour is taken; use a timestamp_format with seconds", **base)
+            return replace(
+                base, status="failed", red=True,
+                reason="every name of the next hour is taken; use a timestamp_format with seconds")
         vmstate = self.settings.vmstate and guest.type == QEMU and listed.running
         verdict = storage_guard.judge(state.config, storages, vmstate, self.settings.guard, self.ledger)
         if verdict.refusal and (verdict.missing or self.settings.on_storage_full != "prune_first"):
             status = "failed" if self.settings.on_storage_full == "fail" else "skipped"
-            return GuestPlan(status=status, reason=verdict.refusal, red=True, **base)
+            return replace(base, status=status, reason=verdict.refusal, red=True)
         self.ledger.promise(verdict.needs)
         created = Snapshot(name, self.now, self.retainer.recognition.markers[0])
-        decisions = tuple(self.retainer.decide(listed.snapshots, self.situation.server_time, created))
-        return GuestPlan(
-            create=name, vmstate=vmstate, reason=verdict.refusal or "", prune_first=verdict.refusal or "",
-            warnings=_agent_warning(state, vmstate), **{**base, "decisions": decisions})
+        refusal = verdict.refusal or ""
+        return replace(
+            base, create=name, vmstate=vmstate, reason=refusal, prune_first=refusal, warnings=_agent_warning(state, vmstate),
+            decisions=tuple(self.retainer.decide(listed.snapshots, self.situation.server_time, created)))
 
     def _fresh(self, snapshots: Sequence[Snapshot]) -> str:
         """Why there is no need for another snapshot, or an empty text."""
@@ -282,7 +279,7 @@ def _refused_by_lock(state: GuestState, locked: str) -> Optional[GuestPlan]:
     return None
 
 
-def _storage_keys(state: GuestState, storages: Dict[str, Storage]) -> Dict[str, Tuple[Hashable, ...]]:
+def _storage_keys(state: GuestState, storages: Dict[str, Storage]) -> Dict[str, Any]:
     assert state.config is not None
     found = {storages[disk.storage] for disk in state.config.disks if disk.storage in storages}
     return {

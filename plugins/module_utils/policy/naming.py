@@ -190,7 +190,7 @@ class _Automaton:
             todo = found
         return reached
 
-    def meets(self, starts: Set[int], other: "_Automaton") -> bool:
+    def meets(self, starts: Set[int], other: _Automaton) -> bool:
         """True when some text is accepted from one of ``starts`` here and from the start there."""
         todo = [(start, 0) for start in starts]
         seen = set(todo)
@@ -283,7 +283,7 @@ class TimestampFormat:
             return None
         return time if self.format(time) == text else None
 
-    def could_follow(self, other: "TimestampFormat", between: Optional[str] = None) -> bool:
+    def could_follow(self, other: TimestampFormat, between: Optional[str] = None) -> bool:
         """True when ``between`` + a text of ours is a text of ``other``.
 
         ``between`` is the end of a label; None stands for any text of one character or more.

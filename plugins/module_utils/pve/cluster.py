@@ -137,7 +137,8 @@ def _memory(value: Any, default: int) -> int:
 
 def _agent_enabled(value: str) -> bool:
     """``1``, ``enabled=1,...``, or the other way round (peers B24)."""
-    parts = dict(part.split("=", 1) if "=" in part else ("enabled", part) for part in value.split(",") if part)
+    pairs = [part.partition("=") for part in value.split(",") if part]
+    parts = {key if equals else "enabled": text if equals else key for key, equals, text in pairs}
     return parts.get("enabled", "0").lower() in ("1", "on", "yes", "true")
 
 

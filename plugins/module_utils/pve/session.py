@@ -56,7 +56,7 @@ GATEWAY_STATUS = frozenset((502, 503, 504))
 NOT_SENT_STATUS = 595  # api-facts 5.2: the connection to the target was never made
 NO_WORKER = "got no worker upid"  # api-facts 4.1: the fork failed, nothing runs
 TASK_LIST_LOCK = re.compile(r"/tasks/\.active\.lock' - got timeout")  # api-facts 4.1: the task may run
-LOOKUP_FAILED = re.compile(r"^hostname lookup '.*' failed")
+LOOKUP_FAILED = re.compile(r"^(?:hostname lookup '.*' failed|address lookup for '.*' did not find)")  # recordings 495, 498
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Answer:
 class _Serializer:
     """What proxmoxer asks to decode bodies; keeps ``message``, ``total`` and the server's clock."""
 
-    def __init__(self, clock: "_ServerClock") -> None:
+    def __init__(self, clock: _ServerClock) -> None:
         self._clock = clock
 
     def get_accept_types(self) -> str:
@@ -150,7 +150,8 @@ class _TicketAuth:
 
     def get_cookies(self) -> Any:
         """The cookies of a request, as proxmoxer's session asks for them."""
-        return requests.cookies.cookiejar_from_dict({"PVEAuthCookie": self._ticket})
+        jar: Any = requests.cookies
+        return jar.cookiejar_from_dict({"PVEAuthCookie": self._ticket})
 
     def __call__(self, request: Any) -> Any:
         if request.method != "GET":

@@ -40,7 +40,7 @@ class Upid:
     id: str
 
     @classmethod
-    def parse(cls, text: str) -> "Upid":
+    def parse(cls, text: str) -> Upid:
         """ValueError for a text that is not a UPID."""
         parts = text.split(":")
         if len(parts) != 9 or parts[0] != "UPID":
