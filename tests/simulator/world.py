@@ -105,6 +105,8 @@ def _guest(pve: SimulatedPve, guest: dict[str, Any], now: int) -> None:
         made = pve.add_vm(
             vmid, guest["name"], node=guest.get("node", "pve1"), status=guest.get("status", "running"), config=config,
             template=guest.get("template", False))
+        if guest.get("template"):
+            made.config["template"] = 1
         if guest.get("agent"):
             made.agent = {}
             made.config["agent"] = "1"

@@ -152,6 +152,11 @@ def agrees(record: dict[str, Any], answer: requests.Response) -> bool:
         return False
     if expected is None:
         return bool(real.get("text")) == bool(answer.text)
+    if "first poll" in record["what"]:
+        # Without time passing (time_scale 0) a task has always ended by then; that it may not have is B9.
+        for part in (expected, body):
+            part["data"].pop("status", None)
+            part["data"].pop("exitstatus", None)
     masked = [{key: value for key, value in part.items() if key != "total"} for part in (expected, body)]
     return bool(json.dumps(shape(masked[0])) == json.dumps(shape(masked[1])))
 

@@ -332,8 +332,8 @@ class GuestRun:
         live = self._crew.live.guest(self._guest.vmid)
         left = next((s for s in self._crew.cluster.snapshots(self._guest).snapshots if s.name == snapshot.name), None)
         if left is not None and left.snapstate and not self._crew.tasks.running(self._guest):
-            self._finish("failed", "delete {0}: {1}; {2}".format(
-                snapshot.name, error.message, needs_unlock(live or self._guest)))
+            self._finish("failed", "{0}; delete {1}: {2}".format(
+                needs_unlock(live or self._guest), snapshot.name, error.message))
             return None
         if error.kind in WAITABLE and self._crew.limits.locked == "wait":
             return self._later("delete {0}: {1}".format(snapshot.name, error.message))

@@ -19,7 +19,9 @@ from .reading import Situation
 
 STATUSES = ("created", "pruned", "unchanged", "skipped", "deferred", "failed", "timeout", "unreachable")
 ALWAYS_RED = frozenset(("deferred", "failed", "timeout", "unreachable"))
-TEXT_MAX = 160  # characters; keeps a guest's entry within 1 KiB
+REASON_MAX = 200  # characters; these three keep a guest's entry within 1 KiB
+TEXT_MAX = 100
+UPIDS_MAX = 3
 
 
 @dataclass
@@ -67,10 +69,10 @@ class Outcome:
             "type": guest.type,
             "node": guest.node,
             "status": self.status,
-            "reason": self.reason[:TEXT_MAX] if not full else self.reason,
+            "reason": self.reason if full else self.reason[:REASON_MAX],
             "snapshot": self.snapshot,
             "pruned": list(self.pruned),
-            "upids": list(self.upids),
+            "upids": self.upids if full else self.upids[:UPIDS_MAX],
             "duration": round((self.ended or 0.0) - (self.began or 0.0), 1),
             "warnings": self._texts(self.warnings, full),
             "errors": self._texts(self.errors, full),

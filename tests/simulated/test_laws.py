@@ -1,0 +1,317 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The laws of the design, each against a simulated cluster. Every test was seen to fail without its rule."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs import acting
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import errors
+from simulator.running import Running
+from worlds import daily, entry, guest, names, run_clean, run_snap, world, writes
+
+FOREIGN = {"name": "before_upgrade", "age": 90_000_000, "description": "made by hand"}
+PINNED = {"name": "autodaily200101000000", "age": 80_000_000, "description": "cv4pve-autosnap\nkeep this one"}
+
+
+def test_law_1_foreign_and_pinned_snapshots_are_never_touched() -> None:
+    with Running(world(guest(100, snapshots=[FOREIGN, PINNED, *daily(5)]))) as cluster:
+        report = run_snap(cluster, keep=1)
+        run_clean(cluster, label=["*"], keep=0)
+        assert not report.failed
+        assert names(cluster, 100) == ["before_upgrade", "autodaily200101000000"]
+        assert not any("before_upgrade" in path or "200101" in path or "/current" in path for _m, path in writes(cluster))
+
+
+@pytest.mark.parametrize("offset", [0, -86400 * 30])
+def test_law_1_the_snapshot_just_made_stays_whatever_its_node_s_clock_says(offset: int) -> None:
+    with Running(world(guest(100, snapshots=daily(5)), nodes={"pve1": {"clock_offset": offset}})) as cluster:
+        report = run_snap(cluster, keep=1)
+        assert entry(report, 100)["snapshot"] in names(cluster, 100)
+
+
+def test_law_2_broken_snapshots_are_not_counted_and_not_deleted() -> None:
+    broken = {"name": "autodaily261101000000", "age": 1000, "description": "cv4pve-autosnap", "snapstate": "delete"}
+    with Running(world(guest(100, snapshots=[*daily(3), broken]))) as cluster:
+        before = names(cluster, 100)
+        report = run_snap(cluster, keep=3)
+        assert [b["snapshot"] for b in report.result["broken"]] == ["autodaily261101000000"]
+        assert "autodaily261101000000" in names(cluster, 100)
+        assert entry(report, 100)["pruned"] == [before[0]]
+        assert any("is broken" in warning for warning in report.warnings)
+
+
+def test_law_3_retention_leaves_the_newest_and_keep_0_does_not() -> None:
+    with Running(world(guest(100, snapshots=daily(4)))) as cluster:
+        newest = names(cluster, 100)[-1]
+        run_clean(cluster, retention={"within": "1s"})
+        assert names(cluster, 100) == [newest]
+        run_clean(cluster, keep=0)
+        assert names(cluster, 100) == []
+
+
+def test_law_4_a_create_that_fails_prunes_only_what_may_go_without_it() -> None:
+    with Running(world(guest(100, snapshots=daily(5)))) as cluster:
+        before = names(cluster, 100)
+        cluster.pve.task_errors[(100, "qmsnapshot")] = ["zfs error: out of space"]
+        report = run_snap(cluster, keep=3)
+        assert entry(report, 100)["status"] == "failed"
+        assert entry(report, 100)["reason"] == "zfs error: out of space"
+        assert names(cluster, 100) == before[2:]
+
+
+def test_law_4_prune_first_deletes_no_more_than_that() -> None:
+    with Running(world(guest(100, storage="full", snapshots=daily(5)))) as cluster:
+        before = names(cluster, 100)
+        report = run_snap(cluster, keep=3, on_storage_full="prune_first")
+        assert entry(report, 100)["status"] == "skipped"
+        assert names(cluster, 100) == before[2:]
+
+
+def test_law_5_what_changed_behind_our_back_is_not_deleted() -> None:
+    with Running(world(guest(100, snapshots=daily(3), create_seconds=1.0), guest(101, snapshots=daily(3)))) as cluster:
+        oldest = names(cluster, 100)[0]
+        pve = cluster.pve
+
+        async def edit() -> None:
+            import asyncio
+
+            async def later() -> None:
+                await asyncio.sleep(0.4)
+                pve.guest(100).snapshots[oldest]["description"] = "I still need this"
+            asyncio.ensure_future(later())
+
+        cluster.call(edit())
+        report = run_snap(cluster, keep=1)
+        assert oldest in names(cluster, 100)
+        assert oldest not in entry(report, 100)["pruned"]
+        assert len(entry(report, 101)["pruned"]) == 3
+
+
+def test_law_5_a_created_snapshot_that_is_not_in_the_list_stops_the_prune(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Running(world(guest(100, snapshots=daily(3)))) as cluster:
+        before = names(cluster, 100)
+        original = acting.GuestRun._take
+
+        def vanish(self: Any, name: str) -> Any:
+            done = original(self, name)
+            cluster.pve.drop_snapshot(cluster.pve.guest(100), name)
+            return done
+
+        monkeypatch.setattr(acting.GuestRun, "_take", vanish)
+        report = run_snap(cluster, keep=1)
+        assert entry(report, 100)["status"] == "failed"
+        assert names(cluster, 100) == before
+
+
+def test_law_6_deletes_are_never_forced() -> None:
+    with Running(world(guest(100, snapshots=daily(5)), guest(101, half_deletes=True, snapshots=daily(5)))) as cluster:
+        report = run_clean(cluster, keep=1)
+        deletes = [query for method, _path, query, _status, _user in cluster.pve.log if method == "DELETE"]
+        assert deletes and all("force" not in query for query in deletes)
+        assert "needs unlock: run 'qm unlock 101' as root on node pve1" in entry(report, 101)["reason"]
+        assert entry(report, 101)["pruned"] == []
+
+
+@pytest.mark.parametrize(
+    ("exit_status", "status"), [("OK", "created"), ("WARNINGS: 1", "created"), ("snapshot feature is not available", "failed")])
+def test_law_7_the_exit_status_decides(exit_status: str, status: str) -> None:
+    with Running(world(guest(100))) as cluster:
+        if exit_status != "OK":
+            cluster.pve.task_errors[(100, "qmsnapshot")] = [exit_status]
+        report = run_snap(cluster)
+        assert entry(report, 100)["status"] == status
+        assert report.failed == (status == "failed")
+
+
+@pytest.mark.parametrize("kind", ["qemu", "lxc"])
+def test_law_8_a_post_whose_answer_was_lost_is_found_not_repeated(kind: str) -> None:
+    with Running(world(guest(100, type=kind, create_seconds=0.5))) as cluster:
+        cluster.pve.fault("POST", r"/snapshot$")
+        report = run_snap(cluster, keep=1)
+        assert entry(report, 100)["status"] == "created"
+        assert len([1 for method, _path in writes(cluster) if method == "POST"]) == 1
+        assert names(cluster, 100) == [entry(report, 100)["snapshot"]]
+        assert entry(report, 100)["upids"]
+
+
+def test_law_8_a_post_that_never_arrived_is_sent_again_with_the_same_name() -> None:
+    with Running(world(guest(100))) as cluster:
+        cluster.pve.fault("POST", r"/snapshot$", before=True)
+        report = run_snap(cluster, keep=1)
+        assert entry(report, 100)["status"] == "created"
+        assert names(cluster, 100) == [entry(report, 100)["snapshot"]]
+
+
+def test_law_8_a_lost_delete_is_found_not_repeated() -> None:
+    with Running(world(guest(100, snapshots=daily(3), delete_seconds=0.5))) as cluster:
+        cluster.pve.fault("DELETE", r"/snapshot/")
+        report = run_clean(cluster, keep=2)
+        assert len(entry(report, 100)["pruned"]) == 1
+        assert len([1 for method, _path in writes(cluster) if method == "DELETE"]) == 1
+        assert len(names(cluster, 100)) == 2
+
+
+def test_law_8_already_used_without_a_lost_post_is_a_failure() -> None:
+    with Running(world(guest(100))) as cluster:
+        cluster.pve.task_errors[(100, "qmsnapshot")] = ["snapshot name 'x' already used"]
+        assert entry(run_snap(cluster), 100)["status"] == "failed"
+
+
+@pytest.mark.parametrize("reason", ["got no worker upid - start worker failed"])
+def test_a_refused_fork_is_sent_again_at_once(reason: str) -> None:
+    """Recordings 528-532."""
+    with Running(world(guest(100))) as cluster:
+        cluster.pve.fault("POST", r"/snapshot$", status=500, reason=reason)
+        assert entry(run_snap(cluster), 100)["status"] == "created"
+
+
+def test_law_9_one_failure_stops_nobody_else() -> None:
+    with Running(world(guest(100), guest(101, storage="dir", config={"scsi0": "dir:101/disk.raw,size=1G"}), guest(102))) as cluster:
+        report = run_snap(cluster)
+        assert report.failed
+        assert [item["status"] for item in report.result["guests"]] == ["created", "failed", "created"]
+        assert report.result["summary"]["created"] == 2
+        assert "snapshot feature is not available" in report.message
+
+
+@pytest.mark.parametrize(("mode", "failed"), [("fail", True), ("warn", False)])
+def test_law_10_what_matched_nothing_is_never_silent(mode: str, failed: bool) -> None:
+    with Running(world(guest(100))) as cluster:
+        report = run_snap(cluster, "100,nosuch,-@tag-none", on_unmatched=mode)
+        assert report.failed is failed
+        assert [term["term"] for term in report.result["unmatched"]] == ["nosuch", "-@tag-none"]
+        assert any("nosuch" in warning for warning in report.warnings)
+        assert any("-@tag-none" in warning for warning in report.warnings)
+        assert entry(report, 100)["status"] == "created"
+
+
+def test_law_10_nothing_at_all_is_an_error_with_a_hint() -> None:
+    with Running(world(guest(100))) as cluster:
+        report = run_snap(cluster, "@tag-none")
+        assert report.failed
+        assert "VM.Audit" in report.message
+
+
+def test_law_10_an_offline_node_s_guests_are_in_the_result() -> None:
+    nodes = {"pve1": {}, "pve2": {"online": False, "nameless": True}}
+    with Running(world(guest(100), guest(101, node="pve2"), nodes=nodes)) as cluster:
+        report = run_snap(cluster)
+        assert entry(report, 101)["status"] == "unreachable"
+        assert report.failed
+        assert any("not reached" in warning for warning in report.warnings)
+        by_name = run_snap(cluster, "vm10%")
+        assert entry(by_name, 101)["status"] == "unreachable"
+        assert "could not be decided" in entry(by_name, 101)["reason"]
+
+
+def test_law_11_check_mode_is_the_plan_of_the_real_run() -> None:
+    guests = [
+        guest(100, snapshots=[FOREIGN, *daily(5)]), guest(101, type="lxc", node="pve2", snapshots=daily(2)),
+        guest(102, storage="full", snapshots=daily(9)), guest(103, status="stopped"), guest(104, template=True),
+        guest(105, snapshots=[{"label": "daily", "count": 1, "age": 60}]),
+    ]
+    now = int(time.time())
+    keys = ("vmid", "status", "reason", "snapshot", "pruned", "kept")
+    with Running(world(*guests)) as cluster:
+        options: dict[str, Any] = {"keep": 3, "min_interval": "10m", "now": now, "diff": True}
+        planned = run_snap(cluster, check=True, **options)
+        assert not writes(cluster)
+        real = run_snap(cluster, **options)
+        assert [{k: g[k] for k in keys} for g in planned.result["guests"]] == [
+            {k: g[k] for k in keys} for g in real.result["guests"]]
+        assert planned.result["diff"] == real.result["diff"]
+        assert planned.result["summary"] == real.result["summary"]
+        assert planned.result["changed"] and real.result["changed"]
+        done = {(vmid, name) for vmid, name in (
+            (g["vmid"], name) for g in real.result["guests"] for name in [g["snapshot"], *g["pruned"]]) if name}
+        sent = {(int(path.split("/")[6]), path.split("/")[8]) for method, path in writes(cluster) if method == "DELETE"}
+        made = {(g["vmid"], g["snapshot"]) for g in real.result["guests"] if g["snapshot"]}
+        assert sent | made == done
+        assert all(name in names(cluster, vmid) for vmid, name in made)
+
+
+def test_law_13_a_skewed_chain_is_reported_and_left_alone() -> None:
+    with Running(world(guest(100, snapshots=daily(4)))) as cluster:
+        snapshots = cluster.pve.guest(100).snapshots
+        old, first, second, newest = names(cluster, 100)
+        snapshots[first]["snaptime"], snapshots[second]["snaptime"] = (
+            snapshots[second]["snaptime"], snapshots[first]["snaptime"])
+        report = run_clean(cluster, keep=1)
+        assert entry(report, 100)["pruned"] == [old]
+        assert any("clocks" in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize("snaptime", [0, 4_000_000_000])
+def test_law_13_an_impossible_time_is_reported_and_left_alone(snaptime: int) -> None:
+    with Running(world(guest(100, snapshots=daily(3)))) as cluster:
+        bad = names(cluster, 100)[0]
+        cluster.pve.guest(100).snapshots[bad]["snaptime"] = snaptime
+        report = run_clean(cluster, keep=1)
+        assert bad in names(cluster, 100)
+        assert len(entry(report, 100)["pruned"]) == 1
+        assert any(bad in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "peak"), [("max_parallel", 2, 2), ("max_parallel_per_node", 1, 2), ("max_parallel_per_storage", 3, 3)])
+def test_law_14_load_is_bounded(option: str, value: int, peak: int) -> None:
+    guests = [guest(100 + n, node="pve{0}".format(n % 2 + 1), create_seconds=0.15) for n in range(12)]
+    with Running(world(*guests)) as cluster:
+        report = run_snap(cluster, **{"max_parallel_per_node": 16, "max_parallel_per_storage": 16, option: value})
+        assert report.result["summary"]["created"] == 12
+        assert cluster.pve.running_peak <= peak
+
+
+def test_law_14_deletes_are_bounded_apart() -> None:
+    guests = [guest(100 + n, snapshots=daily(4), delete_seconds=0.1) for n in range(8)]
+    with Running(world(*guests)) as cluster:
+        run_clean(cluster, keep=1, max_parallel_deletes=2, max_parallel_per_node=16, max_parallel_per_storage=16)
+        assert cluster.pve.running_peak <= 2
+
+
+def test_law_14_volume_chain_lvm_is_worked_on_one_by_one() -> None:
+    guests = [guest(100 + n, storage="chain", config={"scsi0": "chain:vm-{0}-disk-0.qcow2,size=1G".format(100 + n)},
+                    create_seconds=0.1) for n in range(4)]
+    storages = {"chain": {"type": "lvm", "shared": 1, "size": "1T", "used": "10G"}}
+    with Running(world(*guests, storages=storages)) as cluster:
+        run_snap(cluster)
+        assert cluster.pve.running_peak == 1
+
+
+def test_law_15_a_host_of_another_cluster_is_refused() -> None:
+    with Running(world(guest(100, create_seconds=0.6))) as ours, Running(
+        world(guest(100), nodes={"other1": {}, "pve1": {}})) as other:
+        hosts = [ours.hosts[0], other.hosts[0]]
+        together = ours.directory / "both.crt"
+        together.write_text(open(ours.ca).read() + open(other.ca).read())
+
+        async def die_later() -> None:
+            import asyncio
+
+            async def later() -> None:
+                await asyncio.sleep(0.4)
+                await ours.pve.kill_host(0)
+            asyncio.ensure_future(later())
+
+        ours.call(die_later())
+        report = run_snap(ours, api_host=hosts, ca_path=str(together), keep=1)
+        assert report.failed
+        assert report.result["failure"]["code"] == "cluster"
+        assert "other1" in report.message and "pve2" in report.message
+        assert not writes(other)
+
+
+def test_fatal_errors_stop_the_run_and_leave_nobody_out() -> None:
+    guests = [guest(100 + n) for n in range(6)]
+    with Running(world(*guests)) as cluster:
+        cluster.pve.lose_quorum()
+        report = run_snap(cluster, max_parallel=1)
+        assert report.failed
+        assert errors.QUORUM == report.result["failure"]["kind"]
+        assert report.result["summary"]["failed"] == 6
+        assert len(writes(cluster)) == 1

@@ -1,0 +1,516 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs of snap, clean and info against a simulated cluster, beyond the laws."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import time
+from typing import Any
+
+import pytest
+from ansible_collections.pve.autosnap.plugins.module_utils.arguments import InputError
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import session as session_module
+from ansible_collections.pve.autosnap.plugins.module_utils.pve.errors import (
+    AuthenticationFailed,
+    HostUnreachable,
+    NotProxmox,
+    PveError,
+    UntrustedCertificate,
+)
+from simulator.running import Running
+from worlds import ALL, SECRET, TOKEN, daily, entry, guest, names, run_clean, run_info, run_snap, world, writes
+
+
+def test_takes_over_snapshots_of_the_original() -> None:
+    legacy = [{"label": "daily", "count": 3, "description": "eve4pve-autosnap"}]
+    with Running(world(guest(100, snapshots=legacy), guest(200, type="lxc", snapshots=legacy))) as cluster:
+        report = run_snap(cluster, keep=2)
+        assert [len(item["pruned"]) for item in report.result["guests"]] == [2, 2]
+        assert len(names(cluster, 100)) == len(names(cluster, 200)) == 2
+
+
+def test_neither_retention_nor_keep_prunes_nothing() -> None:
+    with Running(world(guest(100, snapshots=daily(3)))) as cluster:
+        run_snap(cluster)
+        assert len(names(cluster, 100)) == 4
+
+
+def test_daily_and_daily2() -> None:
+    both = [*daily(4), *daily(4, "daily2", 3600)]
+    with Running(world(guest(100, snapshots=both))) as cluster:
+        run_clean(cluster, keep=1)
+        assert len([name for name in names(cluster, 100) if name.startswith("autodaily2") and len(name) == 22]) == 4
+        run_clean(cluster, label=["daily2"], keep=1)
+        assert len(names(cluster, 100)) == 2
+
+
+def test_min_interval_makes_a_second_run_harmless() -> None:
+    with Running(world(guest(100))) as cluster:
+        assert run_snap(cluster, keep=2, min_interval="1h").result["changed"]
+        again = run_snap(cluster, keep=2, min_interval="1h")
+        assert not again.result["changed"]
+        assert entry(again, 100)["status"] == "unchanged"
+        assert len(names(cluster, 100)) == 1
+
+
+def test_only_running_and_templates_are_green_skips() -> None:
+    guests = [guest(100), guest(101, status="stopped"), guest(102, template=True, status="stopped")]
+    with Running(world(*guests)) as cluster:
+        report = run_snap(cluster, only_running=True)
+        assert not report.failed
+        assert entry(report, 101)["status"] == "skipped"
+        assert [template["vmid"] for template in report.result["templates"]] == [102]
+
+
+@pytest.mark.parametrize(
+    ("expected", "words"),
+    [(2, ""), (3, "3 guests were expected, 2 matched"), ([100, 101], ""), ([100, 102], "missing: 102"), ([100], "not expected: 101")])
+def test_expect_guests(expected: Any, words: str) -> None:
+    with Running(world(guest(100), guest(101))) as cluster:
+        for report in (run_snap(cluster, expect_guests=expected), run_info(cluster, expect_guests=expected)):
+            assert report.failed == bool(words)
+            assert words in report.message
+
+
+def test_the_ram_is_saved_of_running_vms_only() -> None:
+    with Running(world(guest(100), guest(101, status="stopped"), guest(102, type="lxc"))) as cluster:
+        report = run_snap(cluster, vmstate=True)
+        assert report.result["summary"]["created"] == 3
+        with_ram = [vmid for vmid in (100, 101, 102) if any("vmstate" in s for s in cluster.pve.guest(vmid).snapshots.values())]
+        assert with_ram == [100]
+        assert report.result["storages"][0]["promised"] == 2 * 2048 * 1024 ** 2 + 500 * 1024 ** 2
+
+
+@pytest.mark.parametrize(("mode", "status"), [("skip", "skipped"), ("fail", "failed")])
+def test_a_full_storage(mode: str, status: str) -> None:
+    with Running(world(guest(100, storage="full"), guest(101))) as cluster:
+        report = run_snap(cluster, on_storage_full=mode)
+        assert report.failed
+        assert (entry(report, 100)["status"], entry(report, 101)["status"]) == (status, "created")
+        assert "97.0 % full" in entry(report, 100)["reason"]
+
+
+def test_prune_first_makes_room() -> None:
+    with Running(world(guest(100, storage="full", snapshots=daily(5), delete_seconds=0.3))) as cluster:
+        async def drain() -> None:
+            import asyncio
+
+            async def later() -> None:
+                await asyncio.sleep(0.5)
+                cluster.pve.storages["full"]["used"] = 10 * 1024 ** 3
+            asyncio.ensure_future(later())
+
+        cluster.call(drain())
+        report = run_snap(cluster, keep=3, on_storage_full="prune_first")
+        assert entry(report, 100)["status"] == "created"
+        assert len(names(cluster, 100)) == 3
+        assert len(entry(report, 100)["pruned"]) == 3
+
+
+def test_no_datastore_audit_is_an_error_not_a_pass() -> None:
+    rights = {"/": ["VM.Audit", "VM.Snapshot"]}
+    with Running(world(guest(100), tokens={TOKEN: {"secret": SECRET, "grants": rights}})) as cluster:
+        report = run_snap(cluster)
+        assert report.failed
+        assert "grant Datastore.Audit on /storage/ceph" in entry(report, 100)["reason"]
+        assert not writes(cluster)
+
+
+def test_a_missing_privilege_is_named() -> None:
+    rights = {"/": ["VM.Audit", "Datastore.Audit"]}
+    with Running(world(guest(100), tokens={TOKEN: {"secret": SECRET, "grants": rights}})) as cluster:
+        report = run_snap(cluster)
+        assert report.failed
+        assert entry(report, 100)["status"] == "skipped"
+        assert "/vms/100, VM.Snapshot" in entry(report, 100)["reason"]
+
+
+# ---------------------------------------------------------------------- locks
+
+
+def unlock_after(cluster: Running, vmid: int, seconds: float) -> None:
+    async def start() -> None:
+        import asyncio
+
+        async def later() -> None:
+            await asyncio.sleep(seconds)
+            cluster.pve.set_lock(cluster.pve.guest(vmid), None)
+        asyncio.ensure_future(later())
+
+    cluster.call(start())
+
+
+def test_a_locked_guest_is_waited_for_while_others_go_on() -> None:
+    with Running(world(guest(100, lock="backup"), *[guest(101 + n) for n in range(3)])) as cluster:
+        unlock_after(cluster, 100, 0.7)
+        report = run_snap(cluster, keep=1, max_parallel=1)
+        assert report.result["summary"]["created"] == 4
+        order = [path.split("/")[6] for method, path in writes(cluster) if method == "POST"]
+        assert order == ["101", "102", "103", "100"]
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [({"locked": "skip"}, "skipped"), ({"locked": "fail"}, "failed"), ({"lock_timeout": "1s"}, "deferred")])
+def test_a_guest_that_stays_locked(options: dict[str, Any], status: str) -> None:
+    with Running(world(guest(100, lock="backup"), guest(101))) as cluster:
+        report = run_snap(cluster, **options)
+        assert report.failed
+        assert entry(report, 100)["status"] == status
+        assert "locked (backup)" in entry(report, 100)["reason"]
+        assert entry(report, 101)["status"] == "created"
+
+
+def test_a_hibernated_guest_is_not_waited_for() -> None:
+    with Running(world(guest(100, lock="suspended"))) as cluster:
+        began = time.monotonic()
+        report = run_snap(cluster)
+        assert entry(report, 100)["status"] == "skipped"
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("kind", ["qemu", "lxc"])
+def test_a_lock_that_nobody_holds_needs_unlock(kind: str) -> None:
+    with Running(world(guest(100, type=kind, lock="snapshot-delete"))) as cluster:
+        report = run_snap(cluster, lock_timeout="1s")
+        assert entry(report, 100)["status"] == "failed"
+        command = "qm" if kind == "qemu" else "pct"
+        assert "needs unlock: run '{0} unlock 100' as root on node pve1".format(command) in entry(report, 100)["reason"]
+
+
+def test_a_lock_that_comes_between_list_and_post_is_waited_for() -> None:
+    with Running(world(guest(100))) as cluster:
+        cluster.pve.task_errors[(100, "qmsnapshot")] = ["VM is locked (backup)"]
+        assert entry(run_snap(cluster), 100)["status"] == "created"
+
+
+def test_replication_on_a_delete_is_waited_for() -> None:
+    with Running(world(guest(100, snapshots=daily(3)))) as cluster:
+        cluster.pve.task_errors[(100, "qmdelsnapshot")] = ["Failed to obtain guest migration lock - replication running?"]
+        report = run_clean(cluster, keep=1)
+        assert entry(report, 100)["status"] == "pruned"
+        assert len(names(cluster, 100)) == 1
+
+
+def test_a_guest_that_moved_is_followed() -> None:
+    with Running(world(guest(100, snapshots=daily(3)), guest(101))) as cluster:
+        original = session_module.Session.write
+
+        def moving(self: Any, method: str, *path: object, **values: Any) -> Any:
+            if method == "post" and cluster.pve.guest(100).node == "pve1":
+                cluster.pve.guest(100).node = "pve2"
+            return original(self, method, *path, **values)
+
+        session_module.Session.write = moving  # type: ignore[method-assign]
+        try:
+            report = run_snap(cluster, "100", keep=1)
+        finally:
+            session_module.Session.write = original  # type: ignore[method-assign]
+        assert entry(report, 100)["status"] == "created"
+        assert len(names(cluster, 100)) == 1
+
+
+def test_a_task_that_outlives_its_time_is_left_running() -> None:
+    with Running(world(guest(100, create_seconds=3), guest(101))) as cluster:
+        report = run_snap(cluster, keep=1, timeout="1s")
+        assert entry(report, 100)["status"] == "timeout"
+        assert entry(report, 100)["upids"]
+        assert entry(report, 101)["status"] == "created"
+        assert report.failed
+
+
+def test_run_timeout_starts_nothing_new_and_says_what_is_left() -> None:
+    guests = [guest(100 + n, create_seconds=0.8, snapshots=daily(3)) for n in range(4)]
+    with Running(world(*guests)) as cluster:
+        report = run_snap(cluster, keep=1, run_timeout="1s", max_parallel=1)
+        assert report.failed
+        statuses = [item["status"] for item in report.result["guests"]]
+        assert "created" in statuses or "timeout" in statuses
+        assert any("run_timeout" in item["reason"] + " ".join(item["errors"]) for item in report.result["guests"])
+        assert sum(report.result["summary"][s] for s in report.result["summary"] if s != "matched") == 4
+
+
+# ------------------------------------------------------------------- selection
+
+
+def test_pools_with_sub_pools_and_members_that_cannot_be_seen() -> None:
+    rights = {"/pool/prod": [*ALL], "/pool/prod/db": ["Pool.Audit"], "/storage": ["Datastore.Audit"]}
+    pools = {"prod": [100], "prod/db": [101], "other": [102]}
+    with Running(world(guest(100), guest(101), guest(102), pools=pools,
+                       tokens={TOKEN: {"secret": SECRET, "grants": rights}})) as cluster:
+        cluster.pve.acl[TOKEN] = [(path, set(privs)) for path, privs in rights.items()]
+        report = run_snap(cluster, "@pool-prod")
+        assert [item["vmid"] for item in report.result["guests"]] == [100, 101]
+        assert entry(report, 100)["status"] == "created"
+        hidden = entry(report, 101)
+        assert hidden["status"] in ("created", "unreachable")
+
+
+def test_a_pool_is_found_without_pool_audit_by_its_members() -> None:
+    rights = {"/vms": ["VM.Audit", "VM.Snapshot"], "/storage": ["Datastore.Audit"], "/pool/prod": ["Pool.Audit"]}
+    with Running(world(guest(100), guest(101), pools={"prod": [101]},
+                       tokens={TOKEN: {"secret": SECRET, "grants": rights}})) as cluster:
+        assert [item["vmid"] for item in run_snap(cluster, "@pool-prod").result["guests"]] == [101]
+
+
+def test_a_nameless_guest_on_a_living_node_gets_its_name_from_its_config() -> None:
+    nodes = {"pve1": {"nameless": True}, "pve2": {}}
+    with Running(world(guest(100), guest(101, template=True), nodes=nodes)) as cluster:
+        report = run_snap(cluster, "vm1%")
+        assert entry(report, 100)["status"] == "created"
+        assert entry(report, 100)["name"] == "vm100"
+        assert [template["vmid"] for template in report.result["templates"]] == [101]
+
+
+# ------------------------------------------------------------------ connection
+
+
+def test_password_login_and_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Running(world(guest(100, create_seconds=0.3))) as cluster:
+        monkeypatch.setattr(session_module, "TICKET_RENEW_AGE", 0.1)
+        report = run_snap(cluster, api_token=None, api_user="autosnap@pve", api_password="pass-word-77")
+        assert entry(report, 100)["status"] == "created"
+        logins = [path for method, path, *_rest in cluster.pve.log if path.endswith("/access/ticket")]
+        assert len(logins) > 1
+
+
+def test_a_ticket_that_is_refused_in_mid_run_is_replaced() -> None:
+    with Running(world(guest(100, create_seconds=0.5))) as cluster:
+        async def revoke_later() -> None:
+            import asyncio
+
+            async def later() -> None:
+                await asyncio.sleep(0.35)
+                cluster.pve.revoke_tickets()
+            asyncio.ensure_future(later())
+
+        cluster.call(revoke_later())
+        report = run_snap(cluster, api_token=None, api_user="autosnap@pve", api_password="pass-word-77")
+        assert entry(report, 100)["status"] == "created"
+
+
+def test_a_second_factor() -> None:
+    with Running(world(guest(100))) as cluster:
+        cluster.pve.otp = "123456"
+        login = {"api_token": None, "api_user": "autosnap@pve", "api_password": "pass-word-77"}
+        with pytest.raises(AuthenticationFailed, match="API token"):
+            run_snap(cluster, **login)
+        assert entry(run_snap(cluster, api_otp="123456", **login), 100)["status"] == "created"
+
+
+@pytest.mark.parametrize(
+    "login",
+    [
+        {"api_token": None, "api_token_id": TOKEN, "api_token_secret": SECRET},
+        {"api_token": None, "api_user": "autosnap@pve", "api_token_id": "test", "api_token_secret": SECRET},
+        {"api_token": "{0}={1}".format(TOKEN, SECRET)},
+    ],
+)
+def test_every_form_of_token(login: dict[str, Any]) -> None:
+    with Running(world(guest(100))) as cluster:
+        assert entry(run_snap(cluster, **login), 100)["status"] == "created"
+
+
+def test_a_token_from_a_file_and_from_the_environment(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("{0}={1}\n".format(TOKEN, SECRET))
+    with Running(world(guest(100))) as cluster:
+        assert not run_snap(cluster, api_token=None, api_token_file=str(file)).failed
+        assert not run_snap(cluster, api_token=None, environ={"PROXMOX_TOKEN_FILE": str(file)}).failed
+        assert not run_snap(
+            cluster, api_token=None, environ={"PROXMOX_TOKEN_ID": TOKEN, "PROXMOX_TOKEN_SECRET": SECRET}).failed
+
+
+def test_wrong_credentials_are_told_without_the_secret() -> None:
+    with Running(world(guest(100))) as cluster:
+        with pytest.raises(AuthenticationFailed) as refused:
+            run_snap(cluster, api_token="{0}={1}".format(TOKEN, "wrong-secret-9"))
+        assert "wrong-secret-9" not in str(refused.value)
+        with pytest.raises(AuthenticationFailed, match="realm"):
+            run_snap(cluster, api_token=None, api_user="autosnap@pve", api_password="no")
+
+
+def test_a_certificate_that_is_not_trusted_is_refused_with_a_remedy() -> None:
+    with Running(world(guest(100))) as cluster, Running(world()) as other:
+        with pytest.raises(UntrustedCertificate, match="pve-root-ca.pem"):
+            run_snap(cluster, ca_path=other.ca)
+        assert not run_snap(cluster, ca_path=None, validate_certs=False).failed
+
+
+def test_the_next_host_takes_over_at_the_start_and_in_mid_run() -> None:
+    with Running(world(guest(100, create_seconds=1.0, snapshots=daily(3))), hosts=2) as cluster:
+        cluster.call(cluster.pve.kill_host(0))
+        assert not run_snap(cluster, keep=2).failed
+        cluster.call(cluster.pve.revive_host(0))
+
+        async def die_later() -> None:
+            import asyncio
+
+            async def later() -> None:
+                await asyncio.sleep(0.5)
+                await cluster.pve.kill_host(0)
+            asyncio.ensure_future(later())
+
+        cluster.call(die_later())
+        report = run_snap(cluster, label="hourly", keep=1)
+        assert entry(report, 100)["status"] == "created"
+        assert not report.failed
+
+
+def test_no_host_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "RETRY_MAX", 0.01)
+    with Running(world(guest(100))) as cluster:
+        with pytest.raises(HostUnreachable, match="does not answer"):
+            run_snap(cluster, api_host=["127.0.0.1:1"])
+
+
+def test_a_server_that_is_no_proxmox() -> None:
+    with Running(world(guest(100))) as cluster:
+        cluster.pve.fail("GET", "/cluster/resources", 200, "<html>hello</html>", html=True)
+        with pytest.raises(NotProxmox, match="api_host"):
+            run_snap(cluster)
+
+
+@pytest.mark.parametrize("status", [595, 596, 599, 502, 503])
+def test_reads_are_retried(status: int) -> None:
+    with Running(world(guest(100))) as cluster:
+        cluster.pve.fault("GET", r"/(resources|config|snapshot|status)$", 3, status=status, reason="x")
+        assert entry(run_snap(cluster), 100)["status"] == "created"
+
+
+def test_a_connection_cut_while_reading_is_retried() -> None:
+    with Running(world(guest(100))) as cluster:
+        cluster.pve.fault("GET", r"/snapshot$", 1, before=True)
+        assert entry(run_snap(cluster), 100)["status"] == "created"
+
+
+@pytest.mark.parametrize("status", [596, 599, 504])
+def test_a_write_that_may_have_run_is_looked_for(status: int) -> None:
+    with Running(world(guest(100))) as cluster:
+        cluster.pve.fault("POST", r"/snapshot$", 1, status=status, reason="Connection timed out")
+        report = run_snap(cluster)
+        assert entry(report, 100)["status"] == "created"
+        assert len(names(cluster, 100)) == 1
+
+
+def test_a_node_that_dies_leaves_its_guests_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "RETRY_MAX", 0.01)
+    with Running(world(guest(100), guest(101, node="pve2"))) as cluster:
+        cluster.pve.fault("GET", r"/nodes/pve2/", None, status=595, reason="No route to host")
+        report = run_snap(cluster)
+        assert (entry(report, 100)["status"], entry(report, 101)["status"]) == ("created", "unreachable")
+
+
+# ------------------------------------------------------------------------ info
+
+
+def test_info_lists_what_is_managed_and_what_is_broken() -> None:
+    half = {"name": "autodaily261101000000", "age": 500, "description": "cv4pve-autosnap", "snapstate": "prepare"}
+    by_hand = {"name": "mine", "age": 9999, "description": "x"}
+    with Running(world(guest(100, snapshots=[*daily(2), *daily(1, "weekly"), half, by_hand]), guest(101, lock="snapshot",
+                       snapshots=[half]), guest(102, status="stopped", template=True))) as cluster:
+        report = run_info(cluster)
+        assert not report.failed
+        listed = {(s["label"], s["state"]) for s in entry(report, 100)["snapshots"]}
+        assert listed == {("daily", "whole"), ("weekly", "whole"), ("daily", "broken")}
+        assert entry(report, 100)["foreign"] == 1
+        assert [s["state"] for s in entry(report, 101)["snapshots"]] == ["in_progress"]
+        assert [b["vmid"] for b in report.result["broken"]] == [100]
+        assert {s["label"] for s in entry(run_info(cluster, label=["weekly"]), 100)["snapshots"]} == {"weekly"}
+        assert not writes(cluster)
+
+
+def test_info_needs_vm_audit_only() -> None:
+    with Running(world(guest(100, snapshots=daily(1)), tokens={
+            TOKEN: {"secret": SECRET, "grants": {"/vms": ["VM.Audit"]}}})) as cluster:
+        assert len(entry(run_info(cluster), 100)["snapshots"]) == 1
+
+
+def test_info_tells_what_it_could_not_read() -> None:
+    nodes = {"pve1": {}, "pve2": {"online": False}}
+    with Running(world(guest(100), guest(101, node="pve2"), nodes=nodes)) as cluster:
+        report = run_info(cluster, "@all,nosuch")
+        assert report.failed
+        assert entry(report, 101)["status"] == "unreachable"
+        assert any("101" in warning for warning in report.warnings)
+
+
+# ----------------------------------------------------------------------- sizes
+
+
+def test_a_guest_s_entry_stays_small() -> None:
+    with Running(world(guest(100, name="n" * 60, snapshots=daily(8)), guest(101, lock="backup"))) as cluster:
+        cluster.pve.task_errors[(100, "qmdelsnapshot")] = ["x" * 2000]
+        report = run_snap(cluster, keep=1, lock_timeout="1s")
+        for item in report.result["guests"]:
+            assert len(json.dumps(item)) <= 1024
+        full = run_snap(cluster, keep=1, lock_timeout="1s", verbosity="full")
+        assert entry(full, 100)["kept"][0]["why"]
+
+
+def test_api_calls_of_a_steady_state_run_on_100_guests(capsys: pytest.CaptureFixture[str]) -> None:
+    many = {"first": 1000, "count": 100, "name": "vm", "nodes": ["pve1", "pve2"], "guest": guest(0, snapshots=daily(3))}
+    with Running(world(many=many, create_seconds=0.3, delete_seconds=0.3)) as cluster:
+        report = run_snap(cluster, keep=3, max_parallel_per_node=8, max_parallel_per_storage=16)
+        assert report.result["summary"]["created"] == 100
+        assert sum(len(item["pruned"]) for item in report.result["guests"]) == 100
+        with capsys.disabled():
+            print("\n100 guests, one created and one pruned each: {0:.2f} API calls per guest".format(
+                report.result["api_calls"] / 100))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("label", "da ily", "'label'"),
+        ("label", "d" * 30, "'label'"),
+        ("timestamp_format", "dMyyyy", "'timestamp_format'"),
+        ("timezone", "Mars/Olympus", "'timezone'"),
+        ("prefix", "1x", "'prefix'"),
+        ("description", "", "'description'"),
+        ("description", "0", "'description'"),
+        ("adopt", ["x", " "], "'adopt'"),
+        ("keep", 0, "'keep'"),
+        ("retention", {}, "'retention'"),
+        ("retention", {"daily": 0}, "'retention'"),
+        ("retention", {"daily": -1}, "'retention'"),
+        ("retention", {"within": "soon"}, "'retention'"),
+        ("lock_timeout", "ten", "'lock_timeout'"),
+        ("min_storage_free", "lots", "'min_storage_free'"),
+        ("max_storage_percent", 101, "'max_storage_percent'"),
+        ("max_parallel", 0, "'max_parallel'"),
+        ("hook", "/nonexistent", "'hook'"),
+        ("hook_timeout", "0", "'hook_timeout'"),
+        ("expect_guests", "many", "'expect_guests'"),
+        ("guests", "@nonsense", "'guests'"),
+        ("api_host", ["https://x"], "'api_host'"),
+        ("api_host", [], "'api_host'"),
+        ("api_token", "nonsense", "'api_token'"),
+        ("ca_path", "/nonexistent", "'ca_path'"),
+    ],
+)
+def test_bad_input_names_the_option_before_anything_is_touched(option: str, value: Any, words: str) -> None:
+    with Running(world(guest(100))) as cluster:
+        given = {option: value}
+        with pytest.raises(InputError) as refused:
+            run_snap(cluster, given.pop("guests", "@all"), **given)
+        assert str(refused.value).startswith("option " + words)
+        assert "\n" not in str(refused.value)
+        assert not cluster.pve.log
+
+
+@pytest.mark.parametrize("name", ["current\n", "a", "x" * 41, "1a", "ä1"])
+def test_a_bad_name_never_reaches_the_server(name: str) -> None:
+    from ansible_collections.pve.autosnap.plugins.module_utils.pve.tasks import Tasks
+
+    with Running(world(guest(100))) as cluster:
+        from ansible_collections.pve.autosnap.plugins.module_utils.model import Guest
+
+        tasks = Tasks(None, None)  # type: ignore[arg-type]
+        with pytest.raises(PveError, match=re.escape(repr(name))):
+            tasks.create(Guest(100, "qemu", "pve1", "running"), name, "x", False, 1.0, lambda upid: None)
+        assert not cluster.pve.log
