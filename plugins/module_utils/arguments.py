@@ -398,14 +398,12 @@ def clean(params: Mapping[str, Any]) -> CleanSettings:
     keep = params["keep"]
     if keep is not None and keep < 0:
         raise InputError("keep", "{0} is less than 0; 0 deletes every managed snapshot of the label".format(keep))
-    retention = _retention(params)
-    assert retention is not None
     return CleanSettings(
         target=target,
         limits=_limits(params),
         labels=_labels(params["label"]),
         keep=keep or 0,
-        retention=retention,
+        retention=_retention(params) or Retention(),
         keep_newest=keep != 0,
     )
 

@@ -75,7 +75,9 @@ msg:
   description: What was done in one sentence, or why the run failed.
   returned: always
   type: str
-  sample: null
+  sample:
+    'option ''guests'': ''@tag-nosuch'' matched no guest; is it spelt right, and does the token have VM.Audit on the
+      guest?'
 guests:
   description: One entry per guest.
   returned: always
@@ -141,12 +143,37 @@ guests:
       type: list
       elements: dict
       returned: with O(verbosity=full) or in diff mode
-  sample: null
+  sample:
+    - vmid: 100
+      name: web1
+      type: qemu
+      node: pve1
+      status: pruned
+      reason: ''
+      snapshot: ''
+      pruned:
+        - autodaily261121004256
+        - autodaily261122004256
+      upids:
+        - 'UPID:pve1:000003F3:00001BA5:6B038C16:qmdelsnapshot:100:autosnap@pve!test:'
+        - 'UPID:pve1:000003F8:00001BC8:6B038C16:qmdelsnapshot:100:autosnap@pve!test:'
+      duration: 1.0
+      warnings: []
+      errors: []
 summary:
-  description: How many guests matched, and how many came to each status. The counts add up to RV(summary.matched).
+  description: How many guests matched, and how many came to each status. The counts add up to C(matched).
   returned: always
   type: dict
-  sample: null
+  sample:
+    matched: 4
+    created: 0
+    pruned: 4
+    unchanged: 0
+    skipped: 0
+    deferred: 0
+    failed: 0
+    timeout: 0
+    unreachable: 0
 storages:
   description: The storages of the guests, their use before the run and what the run adds at once.
   returned: always
@@ -193,7 +220,7 @@ storages:
       description: Why not.
       type: str
       returned: always
-  sample: null
+  sample: []
 unmatched:
   description: Terms of the selector that matched nothing, or that could not be decided.
   returned: always
@@ -212,35 +239,44 @@ unmatched:
       description: What may be the reason.
       type: str
       returned: always
-  sample: null
+  sample:
+    - term: '@tag-nosuch'
+      exclude: false
+      reason: matched no guest; is it spelt right, and does the token have VM.Audit on the guest?
 templates:
   description: Selected templates, which are left out.
   returned: always
   type: list
   elements: dict
-  sample: null
+  sample: [{"vmid": 900, "name": "debian13", "node": "pve1"}]
 broken:
   description: Managed snapshots that an interrupted create or delete left behind. They are not counted and not pruned.
   returned: always
   type: list
   elements: dict
-  sample: null
+  sample:
+    - vmid: 102
+      node: pve1
+      snapshot: autodaily261101000000
+      snapstate: delete
+      snaptime: 1794394576
+      lock: null
 hooks:
   description: The calls of the hook with exit code and output, or in check mode those that there would be.
   returned: always
   type: list
   elements: dict
-  sample: null
+  sample: []
 api_calls:
   description: Number of API calls sent.
   returned: always
   type: int
-  sample: null
+  sample: 29
 duration:
   description: Seconds that the run took.
   returned: always
   type: float
-  sample: null
+  sample: 1.1
 failure:
   description: What stopped the run, where something did.
   returned: when the run was stopped
@@ -271,7 +307,14 @@ failure:
       description: Task that it was about.
       type: str
       returned: always
-  sample: null
+  sample:
+    code: authentication
+    kind: other
+    message: the API refused the credentials (Authentication failed!); check the token or user, and whether it is expired
+      or disabled
+    status: 401
+    errors: {}
+    upid: null
 """
 
 from ansible.module_utils.basic import AnsibleModule

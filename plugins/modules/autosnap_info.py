@@ -66,7 +66,8 @@ msg:
   description: What was done in one sentence, or why the run failed.
   returned: always
   type: str
-  sample: null
+  sample:
+    'option ''guests'': ''nosuch'' matched no guest; is it spelt right, and does the token have VM.Audit on the guest?'
 guests:
   description: One entry per guest.
   returned: always
@@ -147,12 +148,39 @@ guests:
           description: Whether it holds the RAM.
           type: bool
           returned: always
-  sample: null
+  sample:
+    - vmid: 100
+      name: web1
+      type: qemu
+      node: pve1
+      status: ok
+      reason: ''
+      lock: null
+      foreign: 1
+      snapshots:
+        - name: autodaily261123004257
+          label: daily
+          state: whole
+          snaptime: 1795394577
+          time: '2026-11-23T00:42:57+00:00'
+          age: 6
+          parent: before_upgrade
+          description: cv4pve-autosnap
+          vmstate: false
+    - vmid: 106
+      name: on-dead-node
+      type: qemu
+      node: pve3
+      status: unreachable
+      reason: node pve3 is offline
+      lock: null
+      foreign: 0
+      snapshots: []
 summary:
   description: How many guests matched, how many could not be read, and the number of managed snapshots listed.
   returned: always
   type: dict
-  sample: null
+  sample: {"matched": 3, "unreachable": 1, "snapshots": 3}
 unmatched:
   description: Terms of the selector that matched nothing, or that could not be decided.
   returned: always
@@ -171,29 +199,38 @@ unmatched:
       description: What may be the reason.
       type: str
       returned: always
-  sample: null
+  sample:
+    - term: nosuch
+      exclude: false
+      reason: matched no guest; is it spelt right, and does the token have VM.Audit on the guest?
 templates:
   description: Selected templates, which are left out.
   returned: always
   type: list
   elements: dict
-  sample: null
+  sample: [{"vmid": 900, "name": "debian13", "node": "pve1"}]
 broken:
   description: Managed snapshots that an interrupted create or delete left behind. They are not counted and not pruned.
   returned: always
   type: list
   elements: dict
-  sample: null
+  sample:
+    - vmid: 102
+      node: pve1
+      snapshot: autodaily261101000000
+      snapstate: delete
+      snaptime: 1794394576
+      lock: null
 api_calls:
   description: Number of API calls sent.
   returned: always
   type: int
-  sample: null
+  sample: 3
 duration:
   description: Seconds that the run took.
   returned: always
   type: float
-  sample: null
+  sample: 0.0
 failure:
   description: What stopped the run, where something did.
   returned: when the run was stopped
@@ -224,7 +261,14 @@ failure:
       description: Task that it was about.
       type: str
       returned: always
-  sample: null
+  sample:
+    code: authentication
+    kind: other
+    message: the API refused the credentials (Authentication failed!); check the token or user, and whether it is expired
+      or disabled
+    status: 401
+    errors: {}
+    upid: null
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -172,7 +172,10 @@ msg:
   description: What was done in one sentence, or why the run failed.
   returned: always
   type: str
-  sample: null
+  sample:
+    '4 of 8 guests are not as they should be, the first is 103 backup-runs: deferred (locked (backup) for 5 s (lock_timeout);
+      run again later); option ''guests'': ''@tag-nosuch'' matched no guest; is it spelt right, and does the token have
+      VM.Audit on the guest?'
 guests:
   description: One entry per guest.
   returned: always
@@ -238,12 +241,52 @@ guests:
       type: list
       elements: dict
       returned: with O(verbosity=full) or in diff mode
-  sample: null
+  sample:
+    - vmid: 100
+      name: web1
+      type: qemu
+      node: pve1
+      status: created
+      reason: ''
+      snapshot: autodaily261123004257
+      pruned:
+        - autodaily261120004256
+      upids:
+        - 'UPID:pve1:000003E9:00001B5F:6B038C11:qmsnapshot:100:autosnap@pve!test:'
+        - 'UPID:pve1:000003F1:00001B97:6B038C12:qmdelsnapshot:100:autosnap@pve!test:'
+      duration: 1.5
+      warnings: []
+      errors: []
+    - vmid: 105
+      name: on-full-storage
+      type: qemu
+      node: pve1
+      status: skipped
+      reason: storage 'full' would be 97.0 % full, max_storage_percent is 95
+      snapshot: ''
+      pruned:
+        - autodaily261118004256
+        - autodaily261119004256
+      upids:
+        - 'UPID:pve1:000003EE:00001B82:6B038C11:qmdelsnapshot:105:autosnap@pve!test:'
+        - 'UPID:pve1:000003F2:00001B9E:6B038C12:qmdelsnapshot:105:autosnap@pve!test:'
+      duration: 1.2
+      warnings: []
+      errors: []
 summary:
-  description: How many guests matched, and how many came to each status. The counts add up to RV(summary.matched).
+  description: How many guests matched, and how many came to each status. The counts add up to C(matched).
   returned: always
   type: dict
-  sample: null
+  sample:
+    matched: 8
+    created: 4
+    pruned: 0
+    unchanged: 0
+    skipped: 1
+    deferred: 1
+    failed: 1
+    timeout: 0
+    unreachable: 1
 storages:
   description: The storages of the guests, their use before the run and what the run adds at once.
   returned: always
@@ -290,7 +333,27 @@ storages:
       description: Why not.
       type: str
       returned: always
-  sample: null
+  sample:
+    - storage: ceph
+      node: pve1
+      type: rbd
+      shared: true
+      used: 1099511627776
+      size: 10995116277760
+      promised: 0
+      percent: 10.0
+      ok: true
+      reason: ''
+    - storage: dir
+      node: pve1
+      type: dir
+      shared: false
+      used: 10737418240
+      size: 107374182400
+      promised: 0
+      percent: 10.0
+      ok: true
+      reason: ''
 unmatched:
   description: Terms of the selector that matched nothing, or that could not be decided.
   returned: always
@@ -309,35 +372,62 @@ unmatched:
       description: What may be the reason.
       type: str
       returned: always
-  sample: null
+  sample:
+    - term: '@tag-nosuch'
+      exclude: false
+      reason: matched no guest; is it spelt right, and does the token have VM.Audit on the guest?
 templates:
   description: Selected templates, which are left out.
   returned: always
   type: list
   elements: dict
-  sample: null
+  sample: [{"vmid": 900, "name": "debian13", "node": "pve1"}]
 broken:
   description: Managed snapshots that an interrupted create or delete left behind. They are not counted and not pruned.
   returned: always
   type: list
   elements: dict
-  sample: null
+  sample:
+    - vmid: 102
+      node: pve1
+      snapshot: autodaily261101000000
+      snapstate: delete
+      snaptime: 1794394576
+      lock: null
 hooks:
   description: The calls of the hook with exit code and output, or in check mode those that there would be.
   returned: always
   type: list
   elements: dict
-  sample: null
+  sample:
+    - phase: snap-create-pre
+      vmid: 102
+      rc: 0
+      duration: 0.0
+      output: 'AUTOSNAP_ERROR=
+
+        AUTOSNAP_HOST=127.0.0.1:43875
+
+        AUTOSNAP_NODE='
+    - phase: snap-create-pre
+      vmid: 101
+      rc: 0
+      duration: 0.0
+      output: 'AUTOSNAP_ERROR=
+
+        AUTOSNAP_HOST=127.0.0.1:43875
+
+        AUTOSNAP_NODE='
 api_calls:
   description: Number of API calls sent.
   returned: always
   type: int
-  sample: null
+  sample: 43
 duration:
   description: Seconds that the run took.
   returned: always
   type: float
-  sample: null
+  sample: 5.2
 failure:
   description: What stopped the run, where something did.
   returned: when the run was stopped
@@ -368,7 +458,14 @@ failure:
       description: Task that it was about.
       type: str
       returned: always
-  sample: null
+  sample:
+    code: authentication
+    kind: other
+    message: the API refused the credentials (Authentication failed!); check the token or user, and whether it is expired
+      or disabled
+    status: 401
+    errors: {}
+    upid: null
 """
 
 import time

@@ -171,7 +171,8 @@ def test_a_refused_fork_is_sent_again_at_once(reason: str) -> None:
 
 
 def test_law_9_one_failure_stops_nobody_else() -> None:
-    with Running(world(guest(100), guest(101, storage="dir", config={"scsi0": "dir:101/disk.raw,size=1G"}), guest(102))) as cluster:
+    raw = guest(101, storage="dir", config={"scsi0": "dir:101/disk.raw,size=1G"})
+    with Running(world(guest(100), raw, guest(102))) as cluster:
         report = run_snap(cluster)
         assert report.failed
         assert [item["status"] for item in report.result["guests"]] == ["created", "failed", "created"]
@@ -284,8 +285,8 @@ def test_law_14_volume_chain_lvm_is_worked_on_one_by_one() -> None:
 
 
 def test_law_15_a_host_of_another_cluster_is_refused() -> None:
-    with Running(world(guest(100, create_seconds=0.6))) as ours, Running(
-        world(guest(100), nodes={"other1": {}, "pve1": {}})) as other:
+    elsewhere = world(guest(100), nodes={"other1": {}, "pve1": {}})
+    with Running(world(guest(100, create_seconds=0.6))) as ours, Running(elsewhere) as other:
         hosts = [ours.hosts[0], other.hosts[0]]
         together = ours.directory / "both.crt"
         together.write_text(open(ours.ca).read() + open(other.ca).read())

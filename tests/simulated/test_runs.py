@@ -68,7 +68,10 @@ def test_only_running_and_templates_are_green_skips() -> None:
 
 @pytest.mark.parametrize(
     ("expected", "words"),
-    [(2, ""), (3, "3 guests were expected, 2 matched"), ([100, 101], ""), ([100, 102], "missing: 102"), ([100], "not expected: 101")])
+    [
+        (2, ""), (3, "3 guests were expected, 2 matched"), ([100, 101], ""), ([100, 102], "missing: 102"),
+        ([100], "not expected: 101"),
+    ])
 def test_expect_guests(expected: Any, words: str) -> None:
     with Running(world(guest(100), guest(101))) as cluster:
         for report in (run_snap(cluster, expect_guests=expected), run_info(cluster, expect_guests=expected)):

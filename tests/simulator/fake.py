@@ -494,7 +494,7 @@ class SimulatedPve(FakePve):
         forced = wanted.pop(0) if wanted else None
         first = list(log)
         if ttype == "qmsnapshot" and vm is not None and forced is None:
-            first = ["snapshotting 'drive-{0}' ({1})".format(disk, str(vm.config[disk]).split(",")[0])
+            first = ["snapshotting 'drive-{0}' ({1})".format(disk, str(vm.config[disk]).split(",", 1)[0])
                      for disk in _disks(vm) if self._qm_can_snapshot(vm.config) and not vm.template and not vm.lock]
 
         async def counted() -> Any:
@@ -549,7 +549,7 @@ class SimulatedPve(FakePve):
     async def ceph_io(self, vm: Any, keys: Any = None) -> None:
         """The wait between prepare and commit of a create, on any storage; a disabled storage fails (502)."""
         for key in keys if keys is not None else _disks(vm):
-            sid = str(vm.config.get(key) or "").split(",")[0].split(":")[0]
+            sid = str(vm.config.get(key) or "").split(",", 1)[0].split(":", 1)[0]
             store = self.storages.get(sid, {})
             if store.get("disable"):
                 raise TaskError("storage '{0}' is disabled ".format(sid))
@@ -674,7 +674,7 @@ def _disks(guest: Any) -> list[str]:
 
 
 def _image(fake: SimulatedPve, guest: Any) -> str:
-    disk = str(guest.config[_disks(guest)[0]]).split(",")[0]
+    disk = str(guest.config[_disks(guest)[0]]).split(",", 1)[0]
     sid, name = disk.split(":", 1)
     return "{0}/images/{1}".format(fake.storages.get(sid, {}).get("path", "/var/lib/vz"), name)
 
@@ -698,5 +698,3 @@ def _empty(status: int, reason: str) -> web.Response:
     response.headers.popall("Content-Type", None)
     response.force_close()
     return response
-
-

@@ -14,7 +14,6 @@ from ansible_collections.pve.autosnap.plugins.module_utils.pve import errors
 from ansible_collections.pve.autosnap.plugins.module_utils.pve.cluster import Cluster
 from ansible_collections.pve.autosnap.plugins.module_utils.pve.session import Credentials
 from ansible_collections.pve.autosnap.plugins.module_utils.pve.tasks import Tasks, Upid
-
 from support import path_of, recorded_response, records, scripted
 
 GUEST = r"nodes/[^/]+/(qemu|lxc)/[^/]+"

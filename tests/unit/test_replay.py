@@ -185,5 +185,3 @@ def test_the_simulator_agrees_with_the_recordings(version: str, capsys: pytest.C
         print("  " + ", ".join("{0} {1}/{2}".format(name, good[name], total[name]) for name in sorted(total)))
     fallen = {name: (good[name], least) for name, least in floor.items() if good[name] < least}
     assert not fallen, "fewer records agree than before: {0}".format(fallen)
-
-

@@ -60,7 +60,7 @@ class Crew:
     hooks: Hooks
     limits: RunLimits
     retainer: Retainer
-    guard: Optional[storage_guard.Limits] = None
+    guard: storage_guard.Limits
     fatal: Optional[errors.PveError] = None
     live: LiveResources = field(init=False)
 
@@ -137,7 +137,6 @@ class GuestRun:
         if waiting is not None or self._finished:
             return waiting
         name = self._plan.create
-        assert name is not None
         began = time.monotonic()
         veto = self._call_hook("snap-create-pre", name)
         if veto:
@@ -246,7 +245,6 @@ class GuestRun:
 
     def _stuck(self) -> bool:
         """No visible task works on the guest, and its snapshots are as they were when the run began."""
-        assert self._plan.state is not None and self._plan.state.snapshots is not None
         if self._crew.tasks.running(self._guest):
             return False
         return set(self._crew.cluster.snapshots(self._guest).snapshots) == set(self._plan.state.snapshots.snapshots)
@@ -266,7 +264,6 @@ class GuestRun:
         return self._work(self._create, CREATE)
 
     def _still_full(self) -> Optional[str]:
-        assert self._plan.state is not None and self._plan.state.config is not None and self._crew.guard is not None
         storages = storage_guard.by_node(self._crew.live.get().storages).get(self._guest.node, {})
         return storage_guard.judge(
             self._plan.state.config, storages, self._plan.vmstate, self._crew.guard, storage_guard.Ledger()).refusal

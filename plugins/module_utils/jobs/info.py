@@ -59,8 +59,8 @@ def info(settings: InfoSettings, session: Session) -> Report:
 
 def _entry(state: GuestState, situation: Situation, settings: InfoSettings) -> Dict[str, Any]:
     guest = state.guest
-    if state.snapshots is None:
-        return _unread(guest.vmid, guest.name, guest.type, guest.node, state.problem.message if state.problem else "")
+    if state.problem is not None:
+        return _unread(guest.vmid, guest.name, guest.type, guest.node, state.problem.message)
     found = sort_snapshots(
         state.snapshots.snapshots, settings.target.recognition, situation.server_time, locked=bool(guest.lock))
     managed: List[Tuple[str, str, Snapshot]] = [
@@ -109,8 +109,6 @@ def _snapshot(label: str, state: str, snapshot: Snapshot, server_time: int, sett
 
 
 def _broken(state: GuestState, situation: Situation, settings: InfoSettings) -> List[Dict[str, object]]:
-    if state.snapshots is None:
-        return []
     found = sort_snapshots(
         state.snapshots.snapshots, settings.target.recognition, situation.server_time, locked=bool(state.guest.lock))
     return [

@@ -19,8 +19,8 @@ from .reading import Situation
 
 STATUSES = ("created", "pruned", "unchanged", "skipped", "deferred", "failed", "timeout", "unreachable")
 ALWAYS_RED = frozenset(("deferred", "failed", "timeout", "unreachable"))
-REASON_MAX = 200  # characters; these three keep a guest's entry within 1 KiB
-TEXT_MAX = 100
+REASON_MAX = 180  # characters; these three keep a guest's entry within 1 KiB
+TEXT_MAX = 130
 UPIDS_MAX = 3
 
 
@@ -201,8 +201,7 @@ def _diff(outcomes: Sequence[Outcome]) -> Dict[str, str]:
     """Managed snapshots of the labels before and after, one line each."""
     before, after = [], []
     for outcome in outcomes:
-        listed = outcome.plan.state.snapshots if outcome.plan.state else None
-        names = sorted((s.snaptime, s.name) for s in (listed.snapshots if listed else ()))
+        names = sorted((s.snaptime, s.name) for s in outcome.plan.state.snapshots.snapshots)
         for _time, name in names:
             line = "{0} {1}".format(outcome.guest.vmid, name)
             before.append(line)

@@ -50,8 +50,7 @@ class Retainer:
         whole = dict(found.whole)
         protected = set(found.skewed)
         if created is not None:
-            label = self.recognition.label_of(created)
-            assert label is not None
+            label = self.recognition.label_of(created) or ""
             whole[label] = whole.get(label, ()) + (created,)
             protected.add(created.name)
         labels = sorted(whole) if self.labels is None else [label for label in self.labels if label in whole]
@@ -77,12 +76,11 @@ class GuestPlan:
     refusal that pruning may lift.
     """
 
-    guest: Guest
-    state: Optional[GuestState] = None
-    status: Optional[str] = None
+    state: GuestState
+    status: str = ""
     reason: str = ""
     red: bool = False
-    create: Optional[str] = None
+    create: str = ""
     vmstate: bool = False
     decisions: Tuple[Decision, ...] = ()
     without_create: Tuple[Decision, ...] = ()
@@ -90,6 +88,11 @@ class GuestPlan:
     storages: Tuple[Hashable, ...] = ()
     serial: Tuple[Hashable, ...] = ()
     warnings: Tuple[str, ...] = ()
+
+    @property
+    def guest(self) -> Guest:
+        """The guest as it was read."""
+        return self.state.guest
 
     @property
     def prunes(self) -> Tuple[Snapshot, ...]:
@@ -140,24 +143,23 @@ class _SnapPlanner:
         unread = _unreadable(state)
         if unread is not None:
             return unread
-        assert state.config is not None and state.snapshots is not None
-        guest, listed = state.guest, state.snapshots
+        listed = state.snapshots
         if self.settings.only_running and not listed.running:
-            return GuestPlan(guest, state, "skipped", "not running")
+            return GuestPlan(state, "skipped", "not running")
         refused = _refused_by_lock(state, self.settings.limits.locked)
         if refused is not None:
             return refused
         without = tuple(self.retainer.decide(listed.snapshots, self.situation.server_time))
-        base = GuestPlan(guest, state, decisions=without, without_create=without, **_storage_keys(state, storages))
+        base = GuestPlan(state, decisions=without, without_create=without, **_storage_keys(state, storages))
         fresh = self._fresh(listed.snapshots)
         if fresh:
-            return replace(base, status=None if base.prunes else "unchanged", reason=fresh)
+            return replace(base, status="" if base.prunes else "unchanged", reason=fresh)
         name = self.retainer.recognition.free_name(self.settings.label, self.now, [s.name for s in listed.snapshots])
         if name is None:
             return replace(
                 base, status="failed", red=True,
                 reason="every name of the next hour is taken; use a timestamp_format with seconds")
-        vmstate = self.settings.vmstate and guest.type == QEMU and listed.running
+        vmstate = self.settings.vmstate and state.guest.type == QEMU and listed.running
         verdict = storage_guard.judge(state.config, storages, vmstate, self.settings.guard, self.ledger)
         if verdict.refusal and (verdict.missing or self.settings.on_storage_full != "prune_first"):
             status = "failed" if self.settings.on_storage_full == "fail" else "skipped"
@@ -198,10 +200,9 @@ def plan_clean(situation: Situation, settings: CleanSettings) -> Plan:
         if refused is not None:
             guests.append(refused)
             continue
-        assert state.snapshots is not None
         decisions = tuple(retainer.decide(state.snapshots.snapshots, situation.server_time))
         guests.append(GuestPlan(
-            state.guest, state, None if pruned(decisions) else "unchanged", decisions=decisions,
+            state, "" if pruned(decisions) else "unchanged", decisions=decisions,
             without_create=decisions, **_storage_keys(state, storages.get(state.guest.node, {}))))
     return _plan(situation, guests, retainer, [])
 
@@ -216,12 +217,10 @@ def _plan(
     situation: Situation, guests: List[GuestPlan], retainer: Retainer, storages: List[Dict[str, object]]
 ) -> Plan:
     guests += [
-        GuestPlan(guest, status="unreachable", reason=reason, red=True) for guest, reason in situation.undecided]
+        GuestPlan(GuestState(guest), "unreachable", reason, red=True) for guest, reason in situation.undecided]
     broken: List[Dict[str, object]] = []
     warnings: List[str] = []
     for state in situation.states:
-        if state.snapshots is None:
-            continue
         found = sort_snapshots(
             state.snapshots.snapshots, retainer.recognition, situation.server_time, locked=bool(state.guest.lock))
         broken += [broken_entry(state.guest, snapshot) for _label, snapshot in found.broken]
@@ -257,12 +256,12 @@ def _unreadable(state: GuestState) -> Optional[GuestPlan]:
         return None
     problem = state.problem
     if isinstance(problem, errors.PermissionDenied):
-        return GuestPlan(state.guest, state, "skipped", "missing privilege: " + problem.message, red=True)
+        return GuestPlan(state, "skipped", "missing privilege: " + problem.message, red=True)
     if isinstance(problem, (errors.NodeUnreachable, errors.HostUnreachable)):
-        return GuestPlan(state.guest, state, "unreachable", problem.message, red=True)
+        return GuestPlan(state, "unreachable", problem.message, red=True)
     if problem.kind == errors.MOVED:
-        return GuestPlan(state.guest, state, "skipped", "gone: it was deleted or migrated while the run began", red=True)
-    return GuestPlan(state.guest, state, "failed", problem.message, red=True)
+        return GuestPlan(state, "skipped", "gone: it was deleted or migrated while the run began", red=True)
+    return GuestPlan(state, "failed", problem.message, red=True)
 
 
 def _refused_by_lock(state: GuestState, locked: str) -> Optional[GuestPlan]:
@@ -271,16 +270,15 @@ def _refused_by_lock(state: GuestState, locked: str) -> Optional[GuestPlan]:
     if not lock:
         return None
     if lock in HIBERNATED:
-        return GuestPlan(state.guest, state, "skipped", "locked ({0}): resume the guest first".format(lock), red=True)
+        return GuestPlan(state, "skipped", "locked ({0}): resume the guest first".format(lock), red=True)
     if locked == "skip":
-        return GuestPlan(state.guest, state, "skipped", "locked ({0})".format(lock), red=True)
+        return GuestPlan(state, "skipped", "locked ({0})".format(lock), red=True)
     if locked == "fail":
-        return GuestPlan(state.guest, state, "failed", "locked ({0})".format(lock), red=True)
+        return GuestPlan(state, "failed", "locked ({0})".format(lock), red=True)
     return None
 
 
 def _storage_keys(state: GuestState, storages: Dict[str, Storage]) -> Dict[str, Any]:
-    assert state.config is not None
     found = {storages[disk.storage] for disk in state.config.disks if disk.storage in storages}
     return {
         "storages": tuple(sorted(storage.key for storage in found)),
@@ -293,7 +291,7 @@ def _used_storages(situation: Situation) -> List[Storage]:
     by_node = storage_guard.by_node(situation.resources.storages)
     used: Dict[Hashable, Storage] = {}
     for state in situation.states:
-        for disk in state.config.disks if state.config else ():
+        for disk in state.config.disks:
             storage = by_node.get(state.guest.node, {}).get(disk.storage)
             if storage is not None:
                 used.setdefault(storage.key, storage)
@@ -302,7 +300,6 @@ def _used_storages(situation: Situation) -> List[Storage]:
 
 def _agent_warning(state: GuestState, vmstate: bool) -> Tuple[str, ...]:
     """A running VM without agent is cut as in a power failure (api-facts 2.7)."""
-    assert state.config is not None and state.snapshots is not None
     if state.guest.type != QEMU or vmstate or state.config.agent or not state.snapshots.running:
         return ()
     return ("the guest agent is not enabled: the file systems are not frozen for the snapshot",)

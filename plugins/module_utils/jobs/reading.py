@@ -25,11 +25,11 @@ _Out = TypeVar("_Out")
 
 @dataclass(frozen=True)
 class GuestState:
-    """What was read of one guest; ``problem`` instead of the rest where it could not be."""
+    """What was read of one guest; where it could not be read there is a ``problem``, and the rest is empty."""
 
     guest: Guest
-    config: Optional[GuestConfig] = None
-    snapshots: Optional[SnapshotList] = None
+    config: GuestConfig = GuestConfig(None, False, None, 0, False, ())
+    snapshots: SnapshotList = SnapshotList((), False)
     problem: Optional[errors.PveError] = None
 
 
@@ -72,20 +72,19 @@ def read_situation(session: Session, cluster: Cluster, target: Target, with_conf
         if guest.node in offline:
             return GuestState(guest, problem=errors.NodeUnreachable("node {0} is offline".format(guest.node)))
         try:
-            config = configs.get(guest.vmid)
-            if config is None and with_config:
-                config = cluster.config(guest)
-            return GuestState(guest, config, cluster.snapshots(guest))
+            if not with_config:
+                return GuestState(guest, snapshots=cluster.snapshots(guest))
+            return GuestState(guest, configs.get(guest.vmid) or cluster.config(guest), cluster.snapshots(guest))
         except errors.PveError as error:
             if errors.is_fatal(error):
                 raise
             return GuestState(guest, problem=error)
 
     states = _in_parallel(read, [guest for guest in chosen.selected if not guest.template])
-    templates += [state.guest for state in states if state.config and state.config.template]
+    templates += [state.guest for state in states if state.config.template]
     return Situation(
         resources=resources,
-        states=tuple(state for state in states if not (state.config and state.config.template)),
+        states=tuple(state for state in states if not state.config.template),
         templates=tuple(templates),
         undecided=tuple(undecided),
         unmatched=chosen.unmatched,

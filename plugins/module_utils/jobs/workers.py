@@ -135,7 +135,7 @@ class Workers:
         following: object = None
         try:
             following = work.run()
-        except Exception as error:  # pylint: disable=broad-except
+        except Exception as error:
             # One guest's failure never stops the others (law 9), not even one of our own making.
             work.dropped("internal error: {0}: {1}".format(type(error).__name__, error))
         finally:

@@ -131,7 +131,7 @@ def _config(kind: str, data: Dict[str, Any]) -> GuestConfig:
 
 def _memory(value: Any, default: int) -> int:
     """MiB; PVE sends ``"4096"``, an integer, or ``current=4096`` (recordings 55, 59)."""
-    text = str(value if value is not None else default).split(",")[0]
+    text = str(value if value is not None else default).split(",", 1)[0]
     return int(text.split("=")[-1])
 
 

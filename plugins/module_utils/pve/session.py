@@ -47,7 +47,7 @@ except ImportError:
 POOL_SIZE = 16
 IDLE_MAX = 3.0  # seconds; Proxmox VE closes after 5 (api-facts 6)
 CONNECT_TIMEOUT = 5.0
-READ_ATTEMPTS = 7
+ATTEMPTS = 7
 RETRY_FIRST = 0.25
 RETRY_MAX = 5.0
 TICKET_RENEW_AGE = 3600.0  # half of a ticket's life (api-facts 1.1)
@@ -318,18 +318,7 @@ class Session:
         Raises a PveError: HostUnreachable when no host answers, NodeUnreachable when the target node
         does not.
         """
-        failure: Optional[errors.PveError] = None
-        for attempt in range(READ_ATTEMPTS):
-            if attempt:
-                self._back_off(attempt)
-            try:
-                return self._call("get", path, params)
-            except (errors.HostUnreachable, errors.NodeUnreachable) as error:
-                failure = error
-                if _hopeless(error):
-                    break
-        assert failure is not None
-        raise failure
+        return self._repeated(lambda: self._call("get", path, params), _read_may_repeat)
 
     def write(self, method: str, *path: object, **params: Any) -> Any:
         """POST or DELETE; returns the data (a UPID).
@@ -337,22 +326,19 @@ class Session:
         Sent again only where it is certain that nothing ran: no connection, 595, ``got no worker
         upid`` (api-facts 4.1). LostWrite when it may have run.
         """
-        failure: Optional[errors.PveError] = None
-        for attempt in range(READ_ATTEMPTS):
-            if attempt:
-                self._back_off(attempt)
+        return self._repeated(lambda: self._call(method, path, params), _write_may_repeat).data
+
+    def _repeated(self, call: Callable[[], Answer], may_repeat: Callable[[errors.PveError], bool]) -> Answer:
+        """Repeat a call with a growing pause while its failure allows it, ATTEMPTS times at the most."""
+        attempt = 0
+        while True:
             try:
-                return self._call(method, path, params).data
-            except (errors.HostUnreachable, errors.NodeUnreachable) as error:
-                failure = error
-                if _hopeless(error):
-                    break
+                return call()
             except errors.PveError as error:
-                if NO_WORKER not in error.message:
+                attempt += 1
+                if attempt == ATTEMPTS or not may_repeat(error):
                     raise
-                failure = error
-        assert failure is not None
-        raise failure
+            self._back_off(attempt)
 
     def _back_off(self, attempt: int) -> None:
         self._sleep(min(RETRY_MAX, RETRY_FIRST * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3))
@@ -390,7 +376,7 @@ class Session:
         try:
             return self._request(index, method, path, params)
         except errors.AuthenticationFailed:
-            if self._ticket_auth is None or not self._renewed(index, ticket):
+            if self._ticket_auth is None or not self._renewed(self._ticket_auth, index, ticket):
                 raise
             return self._request(index, method, path, params)
 
@@ -402,10 +388,9 @@ class Session:
         except requests.exceptions.RequestException as error:
             raise self._not_sent(index, error) from error
 
-    def _renewed(self, index: int, ticket: str) -> bool:
-        assert self._ticket_auth is not None
+    def _renewed(self, auth: _TicketAuth, index: int, ticket: str) -> bool:
         try:
-            return self._ticket_auth.refused(self._bases[index], ticket)
+            return auth.refused(self._bases[index], ticket)
         except requests.exceptions.RequestException as error:
             raise self._not_sent(index, error) from error
 
@@ -475,9 +460,15 @@ def _chain(error: BaseException) -> List[BaseException]:
     return found
 
 
-def _hopeless(error: errors.PveError) -> bool:
+def _read_may_repeat(error: errors.PveError) -> bool:
     """A node name that does not resolve will not do so in the next seconds."""
-    return isinstance(error, errors.NodeUnreachable) and error.status is None
+    if isinstance(error, errors.NodeUnreachable):
+        return error.status is not None
+    return isinstance(error, errors.HostUnreachable)
+
+
+def _write_may_repeat(error: errors.PveError) -> bool:
+    return _read_may_repeat(error) or NO_WORKER in error.message
 
 
 def _typed(error: Any, method: str) -> errors.PveError:

@@ -163,26 +163,26 @@ class Tasks:
         ("already used", "does not exist") that means success only after our own lost write.
         """
         method, path, params = call
-        lost = False
-        for _attempt in range(LOST_WRITES):
+        sent = 0
+        while True:
             try:
                 upid = str(self._session.write(method, *path, **params))
-            except errors.LostWrite as error:
-                lost = True
+            except errors.LostWrite:
+                sent += 1
                 done = self._look_for(guest, kind, effect, timeout, started)
                 if done is not None:
                     return done
-                failure = error
+                if sent == LOST_WRITES:
+                    raise
                 continue
             try:
                 return self._await(upid, timeout, started)
             except errors.TaskFailed as failed:
-                if lost and failed.kind == after_loss and effect():
+                if sent and failed.kind == after_loss and effect():
                     return Done(upid)
                 if failed.kind == errors.UNKNOWN_RESULT and effect():
                     return Done(upid, failed.message)
                 raise
-        raise failure
 
     def _look_for(
         self, guest: Guest, kind: str, effect: Callable[[], bool], timeout: float, started: Callable[[str], None]

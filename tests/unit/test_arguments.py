@@ -1,0 +1,116 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Connection arguments, durations and sizes."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import pytest
+from ansible_collections.pve.autosnap.plugins.module_utils import arguments
+from ansible_collections.pve.autosnap.plugins.module_utils.arguments import InputError
+from ansible_collections.pve.autosnap.plugins.module_utils.pve.session import base_url
+
+
+def connection(environ: dict[str, str] | None = None, **given: Any) -> arguments.Connection:
+    values = {name: option.get("default") for name, option in arguments.CONNECTION.options.items()}
+    return arguments.connection({**values, "api_host": ["pve1"], **given}, environ or {})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30", 30), (30, 30), ("30s", 30), ("15m", 900), ("26h", 93600), ("7d", 604800), (" 5 m ", 300), ("0", 0)])
+def test_durations(text: Any, seconds: int) -> None:
+    assert arguments.duration("x", text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "1w", "-1", "1.5h", "5m\nx", "h"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(InputError, match="option 'timeout'"):
+        arguments.duration("timeout", text)
+
+
+@pytest.mark.parametrize(("text", "size"), [("0", 0), ("50G", 50 * 1024 ** 3), ("1.5TiB", 3 * 1024 ** 4 // 2), ("10KB", 10240)])
+def test_sizes(text: str, size: int) -> None:
+    assert arguments.size("x", text) == size
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("pve1", "pve1:8006"), ("pve1:443", "pve1:443"), ("192.0.2.1", "192.0.2.1:8006"), ("[2001:db8::1]:443", "[2001:db8::1]:443"),
+     ("2001:db8::1", "[2001:db8::1]:8006")])
+def test_hosts(host: str, expected: str) -> None:
+    assert base_url(host, 8006) == "https://{0}/api2/json".format(expected)
+
+
+@pytest.mark.parametrize("host", ["https://pve1", "pve1/x", "pve1:x", "", "a b"])
+def test_what_is_no_host(host: str) -> None:
+    with pytest.raises(InputError, match="option 'api_host'"):
+        connection(api_host=[host], api_token="u@pve!t=s")
+
+
+def test_an_option_wins_over_every_method_of_the_environment() -> None:
+    environ = {"PROXMOX_TOKEN": "env@pve!t=env-secret", "PROXMOX_PASSWORD": "env", "PROXMOX_USER": "env@pve"}
+    assert connection(environ).credentials.user == "env@pve"
+    given = connection(environ, api_user="me@pve", api_password="mine")
+    assert (given.credentials.user, given.credentials.password, given.credentials.token_id) == ("me@pve", "mine", None)
+    assert given.secrets == {"mine"}
+
+
+def test_missing_halves_come_from_the_environment() -> None:
+    found = connection({"PROXMOX_TOKEN_SECRET": "s3"}, api_token_id="u@pve!t").credentials
+    assert (found.user, found.token_id, found.token_secret) == ("u@pve", "t", "s3")
+    found = connection({"PROXMOX_USER": "u@pve", "PROXMOX_PASSWORD": "p"}).credentials
+    assert (found.user, found.password) == ("u@pve", "p")
+
+
+def test_files(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("pass word\n")
+    found = connection(api_user="u@pam", api_password_file=str(file))
+    assert found.credentials.password == "pass word"
+    assert found.secrets == {"pass word"}
+    assert connection({"PROXMOX_USER": "u@pam", "PROXMOX_PASSWORD_FILE": str(file)}).credentials.password == "pass word"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"a\nb\n", b"\xff\xfe"])
+def test_a_file_that_cannot_be_used(tmp_path: pathlib.Path, content: bytes | None) -> None:
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InputError, match="option 'api_token_file'"):
+        connection(api_token_file=str(file))
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ({}, "api_token_id"),
+        ({"api_token": "nonsense"}, "api_token"),
+        ({"api_token": "u@pve!t= s"}, "api_token"),
+        ({"api_token_secret": "s"}, "api_token_id"),
+        ({"api_token_id": "u@pve!t"}, "api_token_secret"),
+        ({"api_token_id": "t", "api_token_secret": "s"}, "api_token_id"),
+        ({"api_password": "p"}, "api_user"),
+        ({"api_user": "root", "api_password": "p"}, "api_user"),
+        ({"api_token": "u@pve!t=s", "api_timeout": "0"}, "api_timeout"),
+    ],
+)
+def test_credentials_that_are_not_enough(given: dict[str, Any], option: str) -> None:
+    with pytest.raises(InputError, match="option '{0}'".format(option)):
+        connection(**given)
+
+
+def test_no_secret_shows_in_a_repr() -> None:
+    text = repr(connection(api_token="u@pve!t=very-secret"))
+    assert "very-secret" not in text
+
+
+def test_specs_merge_with_their_constraints() -> None:
+    kwargs = arguments.CLEAN.to_kwargs()
+    assert ["keep", "retention"] in kwargs["mutually_exclusive"]
+    assert ["keep", "retention"] in kwargs["required_one_of"]
+    assert "required_one_of" in arguments.SNAP.to_kwargs()
+    assert kwargs["argument_spec"] is not arguments.CLEAN.options
