@@ -156,10 +156,19 @@ def test_law_8_a_lost_delete_is_found_not_repeated() -> None:
         assert len(names(cluster, 100)) == 2
 
 
-def test_law_8_already_used_without_a_lost_post_is_a_failure() -> None:
+def test_law_8_already_used_without_a_lost_post_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run made a snapshot of the same name meanwhile: it is not ours."""
     with Running(world(guest(100))) as cluster:
-        cluster.pve.task_errors[(100, "qmsnapshot")] = ["snapshot name 'x' already used"]
-        assert entry(run_snap(cluster), 100)["status"] == "failed"
+        original = acting.GuestRun._take
+
+        def overtaken(self: Any, name: str) -> Any:
+            cluster.pve.guest(100).snapshots[name] = {"snaptime": int(time.time()), "description": "cv4pve-autosnap"}
+            return original(self, name)
+
+        monkeypatch.setattr(acting.GuestRun, "_take", overtaken)
+        report = run_snap(cluster)
+        assert entry(report, 100)["status"] == "failed"
+        assert "already used" in entry(report, 100)["reason"]
 
 
 @pytest.mark.parametrize("reason", ["got no worker upid - start worker failed"])
@@ -173,7 +182,7 @@ def test_a_refused_fork_is_sent_again_at_once(reason: str) -> None:
 def test_law_9_one_failure_stops_nobody_else() -> None:
     raw = guest(101, storage="dir", config={"scsi0": "dir:101/disk.raw,size=1G"})
     with Running(world(guest(100), raw, guest(102))) as cluster:
-        report = run_snap(cluster)
+        report = run_snap(cluster, max_parallel=1)
         assert report.failed
         assert [item["status"] for item in report.result["guests"]] == ["created", "failed", "created"]
         assert report.result["summary"]["created"] == 2

@@ -1,0 +1,265 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The session's own decisions: what is repeated, what is lost, and what it says."""
+
+from __future__ import annotations
+
+import http.client
+from typing import Any
+
+import pytest
+import requests
+import urllib3
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import errors
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import session as session_module
+from ansible_collections.pve.autosnap.plugins.module_utils.pve.session import Credentials, Session
+from support import respond, scripted
+
+PASSWORD = Credentials("u@pve", password="hunter2-secret")
+RESET = requests.ConnectionError(urllib3.exceptions.ProtocolError("Connection aborted.", http.client.RemoteDisconnected("gone")))
+REFUSED = requests.ConnectionError(urllib3.exceptions.MaxRetryError(
+    None, "/x", urllib3.exceptions.NewConnectionError(None, "refused")))  # type: ignore[arg-type]
+
+
+class Script:
+    """Answers in order; the last one stays."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[str, str]] = []
+
+    def __call__(self, request: requests.PreparedRequest) -> Any:
+        self.asked.append((str(request.method), str(request.url)))
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+OK = {"data": "fine"}
+
+
+@pytest.mark.parametrize("failure", [RESET, REFUSED, requests.ReadTimeout("slow"), requests.ConnectTimeout("slow")])
+def test_a_read_is_repeated(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(failure, failure, respond(200, OK))
+    assert scripted(script, monkeypatch).read("version").data == "fine"
+    assert len(script.asked) == 3
+
+
+def test_a_read_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(RESET)
+    with pytest.raises(errors.HostUnreachable, match="RemoteDisconnected: gone"):
+        scripted(script, monkeypatch).read("version")
+    assert len(script.asked) == session_module.ATTEMPTS
+
+
+def test_a_node_that_does_not_resolve_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(respond(500, {"data": None, "message": "hostname lookup 'n9' failed - x\n"}, "hostname lookup"))
+    with pytest.raises(errors.NodeUnreachable):
+        scripted(script, monkeypatch).read("nodes", "n9", "qemu")
+    assert len(script.asked) == 1
+
+
+@pytest.mark.parametrize("failure", [RESET, requests.ReadTimeout("slow"), requests.exceptions.ChunkedEncodingError("x")])
+def test_a_write_whose_answer_is_lost_is_not_repeated(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 8."""
+    script = Script(failure)
+    with pytest.raises(errors.LostWrite):
+        scripted(script, monkeypatch).write("post", "nodes", "n", "qemu", 100, "snapshot", snapname="x")
+    assert len(script.asked) == 1
+
+
+@pytest.mark.parametrize("failure", [REFUSED, requests.ConnectTimeout("slow")])
+def test_a_write_that_was_never_sent_is_repeated(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(failure, respond(200, OK))
+    assert scripted(script, monkeypatch).write("post", "x") == "fine"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (respond(596, text="", reason="Connection timed out"), errors.LostWrite),
+        (respond(599, text="", reason="Too many redirections"), errors.LostWrite),
+        (respond(504, text="<html>", reason="Gateway Timeout"), errors.LostWrite),
+        (respond(500, text="", reason=""), errors.LostWrite),
+        (respond(500, {"data": None, "message": "can't lock file '/var/log/pve/tasks/.active.lock' - got timeout\n"}, "x"),
+         errors.LostWrite),
+        (respond(595, text="", reason="No route to host"), errors.NodeUnreachable),
+        (respond(403, {"data": None, "message": "Permission check failed (/vms/100, VM.Snapshot)\n"}, "x"),
+         errors.PermissionDenied),
+    ],
+)
+def test_what_a_write_s_refusal_means(answer: Any, expected: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(expected):
+        scripted(Script(answer), monkeypatch).write("post", "x")
+
+
+def test_a_text_that_is_only_in_the_reason_phrase_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before http-server 5.2.0 there is no message in the body (api-facts 6)."""
+    script = Script(respond(500, {"data": None}, "VM is locked (backup)"))
+    with pytest.raises(errors.PveError, match=r"VM is locked \(backup\)") as raised:
+        scripted(script, monkeypatch).read("x")
+    assert raised.value.kind == errors.BUSY
+
+
+@pytest.mark.parametrize("text", ["<html>login</html>", "[]", '{"nodata": 1}', "\udcff", "null"])
+def test_an_answer_that_is_not_the_api_s(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = respond(200)
+    answer._content = text.encode("utf-8", "surrogateescape")
+    with pytest.raises(errors.NotProxmox):
+        scripted(Script(answer), monkeypatch).read("x")
+
+
+def test_a_redirect_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(errors.NotProxmox):
+        scripted(Script(respond(304, text="")), monkeypatch).read("x")
+
+
+def test_the_server_s_clock_comes_from_its_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(respond(200, OK, Date="Sun, 22 Nov 2026 02:15:00 GMT"))
+    session = scripted(script, monkeypatch)
+    session.read("x")
+    assert abs(session.clock.now() - 1795313700) <= 1
+    session.clock.read("no date")
+    session.clock.read(None)
+    assert abs(session.clock.now() - 1795313700) <= 1
+
+
+def test_path_parts_are_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(respond(200, OK))
+    scripted(script, monkeypatch).read("nodes", "n", "tasks", "UPID:n:1:u@pve!t:", "a/b")
+    assert script.asked[0][1].endswith("/tasks/UPID%3An%3A1%3Au%40pve%21t%3A/a%2Fb")
+
+
+def test_failover_goes_round_and_checks_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    def handler(request: requests.PreparedRequest) -> Any:
+        url = str(request.url)
+        if "//a:" in url:
+            return REFUSED
+        return respond(200, {"data": [{"node": "n1"}]}) if url.endswith("/nodes") else respond(200, OK)
+
+    session = scripted(handler, monkeypatch, ("a", "b"))
+    assert session.read("version").data == "fine"
+    assert session.host == "b:8006"
+    session.expect_nodes(["n1", "n2"])
+    session._verified.clear()
+    with pytest.raises(errors.ClusterChanged, match="n1, n2"):
+        session.read("version")
+
+
+class Logins:
+    """A server's side of POST /access/ticket."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.passwords: list[str] = []
+
+    def __call__(self, url: str, data: dict[str, str], **_unused: Any) -> Any:
+        self.passwords.append(data["password"])
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def ticket(text: str) -> Any:
+    return respond(200, {"data": {"ticket": text, "CSRFPreventionToken": "c" + text}})
+
+
+def test_one_login_for_a_run_and_a_renewal_with_the_old_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
+    logins = Logins(ticket("T1"), ticket("T2"))
+    monkeypatch.setattr(requests, "post", logins)
+    session = scripted(Script(respond(200, OK)), monkeypatch, credentials=PASSWORD)
+    session.read("x")
+    session.read("x")
+    assert logins.passwords == ["hunter2-secret"]
+    monkeypatch.setattr(session_module, "TICKET_RENEW_AGE", -1.0)
+    session.read("x")
+    assert logins.passwords == ["hunter2-secret", "T1"]
+
+
+def test_a_renewal_that_is_refused_falls_back_to_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    logins = Logins(ticket("T1"), respond(401, {"data": None}, "authentication failure"), ticket("T3"))
+    monkeypatch.setattr(requests, "post", logins)
+    session = scripted(Script(respond(200, OK)), monkeypatch, credentials=PASSWORD)
+    session.read("x")
+    monkeypatch.setattr(session_module, "TICKET_RENEW_AGE", -1.0)
+    session.read("x")
+    assert logins.passwords == ["hunter2-secret", "T1", "hunter2-secret"]
+
+
+def test_a_refused_ticket_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "post", Logins(ticket("T1"), ticket("T2")))
+    refused = respond(401, text="", reason="Authentication failed!")
+    session = scripted(Script(refused, respond(200, OK)), monkeypatch, credentials=PASSWORD)
+    assert session.read("x").data == "fine"
+    session = scripted(Script(refused), monkeypatch, credentials=PASSWORD)
+    with pytest.raises(errors.AuthenticationFailed):
+        session.read("x")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (respond(401, {"data": None}, "authentication failure"), errors.AuthenticationFailed),
+        (respond(200, {"data": {"ticket": "T", "NeedTFA": 1, "CSRFPreventionToken": "x"}}), errors.AuthenticationFailed),
+        (respond(200, text="<html>"), errors.NotProxmox),
+        (respond(200, {"data": {}}), errors.NotProxmox),
+        (respond(595, text="", reason="No route to host"), errors.HostUnreachable),
+        (respond(501, text="", reason="no"), errors.PveError),
+        (REFUSED, errors.HostUnreachable),
+    ],
+)
+def test_a_login_that_fails(answer: Any, expected: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "post", Logins(answer))
+    with pytest.raises(expected) as raised:
+        scripted(Script(respond(200, OK)), monkeypatch, credentials=PASSWORD).read("x")
+    assert "hunter2-secret" not in str(raised.value)
+
+
+def test_a_login_while_replacing_a_ticket_that_finds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "post", Logins(ticket("T1"), REFUSED))
+    session = scripted(Script(respond(401, text="", reason="x")), monkeypatch, credentials=PASSWORD)
+    with pytest.raises(errors.HostUnreachable):
+        session.read("x")
+
+
+@pytest.mark.parametrize(("variable", "library"), [("REQUESTS_ERROR", "requests"), ("PROXMOXER_ERROR", "proxmoxer")])
+def test_a_missing_library_is_named(variable: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, variable, "ImportError")
+    with pytest.raises(errors.DependencyMissing, match="pip install " + library):
+        Session(["a"], 8006, PASSWORD)
+
+
+def test_a_connection_that_idled_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """api-facts 6: the server closes after 5 s; the race is lost by whoever sends then."""
+    closed: list[int] = []
+
+    class Connection:
+        def close(self) -> None:
+            closed.append(1)
+
+    class Pool:
+        def __init__(self) -> None:
+            self.held: list[Any] = [Connection()]
+
+        def _get_conn(self, timeout: float | None = None) -> Any:
+            return self.held.pop()
+
+        def _put_conn(self, connection: Any) -> None:
+            self.held.append(connection)
+
+    fresh = type("Fresh", (session_module._FreshConnections, Pool), {})()
+    connection = fresh._get_conn()
+    fresh._put_conn(connection)
+    assert fresh._get_conn() is connection and not closed
+    fresh._put_conn(connection)
+    fresh._put_conn(None)
+    fresh.held.remove(None)
+    monkeypatch.setattr(session_module, "IDLE_MAX", -1.0)
+    fresh._get_conn()
+    assert closed == [1]
+
+
+def test_a_failure_has_a_structure() -> None:
+    failure = errors.BadParameter("no", 400, {"snapname": "bad"}).failure()
+    assert failure == {
+        "code": "parameter", "kind": "other", "message": "no", "status": 400, "errors": {"snapname": "bad"}, "upid": None}
