@@ -43,7 +43,7 @@ _PLAYBOOK_ONLY: Dict[str, Dict[str, Dict[str, Any]]] = {
 _FROM_ENVIRONMENT = ("api_host",)
 
 
-def playbook_spec(name: str) -> Dict[str, Any]:
+def variables_spec(name: str) -> Dict[str, Any]:
     """The argument spec of a playbook: the module's options as C(autosnap_<option>), and its own."""
     options = copy.deepcopy({**_SPECS[name].options, **_PLAYBOOK_ONLY[name]})
     for option, spec in options.items():
@@ -56,7 +56,7 @@ def playbook_spec(name: str) -> Dict[str, Any]:
 
 def unknown_variables(names: Sequence[str], playbook: str) -> List[str]:
     """Names that begin with C(autosnap_) and mean nothing to any playbook."""
-    known = {name for book in _SPECS for name in playbook_spec(book)} | {"autosnap_result"}
+    known = {name for book in _SPECS for name in variables_spec(book)} | {"autosnap_result"}
     return sorted(name for name in names if name not in known)
 
 
@@ -182,7 +182,7 @@ class FilterModule:
 
     def filters(self) -> Dict[str, Any]:
         return {
-            "playbook_spec": playbook_spec,
+            "variables_spec": variables_spec,
             "unknown_variables": unknown_variables,
             "ready": ready,
             "status_table": status_table,

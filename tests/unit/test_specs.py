@@ -41,7 +41,7 @@ def test_a_playbook_passes_every_option_of_its_module(name: str) -> None:
 
 @pytest.mark.parametrize("name", BOOKS)
 def test_a_playbook_s_spec_is_its_module_s(name: str) -> None:
-    spec = tables.playbook_spec(name)
+    spec = tables.variables_spec(name)
     for option, given in BOOKS[name][1].options.items():
         assert spec["autosnap_" + option]["type"] == given["type"]
         assert spec["autosnap_" + option].get("choices") == given.get("choices")
