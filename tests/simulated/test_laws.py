@@ -73,19 +73,11 @@ def test_law_4_prune_first_deletes_no_more_than_that() -> None:
 
 
 def test_law_5_what_changed_behind_our_back_is_not_deleted() -> None:
-    with Running(world(guest(100, snapshots=daily(3), create_seconds=1.0), guest(101, snapshots=daily(3)))) as cluster:
+    with Running(world(guest(100, snapshots=daily(3), create_seconds=2.0), guest(101, snapshots=daily(3)))) as cluster:
         oldest = names(cluster, 100)[0]
         pve = cluster.pve
 
-        async def edit() -> None:
-            import asyncio
-
-            async def later() -> None:
-                await asyncio.sleep(0.4)
-                pve.guest(100).snapshots[oldest]["description"] = "I still need this"
-            asyncio.ensure_future(later())
-
-        cluster.call(edit())
+        cluster.when_written(lambda: pve.guest(100).snapshots[oldest].update(description="I still need this"))
         report = run_snap(cluster, keep=1)
         assert oldest in names(cluster, 100)
         assert oldest not in entry(report, 100)["pruned"]
@@ -295,20 +287,12 @@ def test_law_14_volume_chain_lvm_is_worked_on_one_by_one() -> None:
 
 def test_law_15_a_host_of_another_cluster_is_refused() -> None:
     elsewhere = world(guest(100), nodes={"other1": {}, "pve1": {}})
-    with Running(world(guest(100, create_seconds=0.6))) as ours, Running(elsewhere) as other:
+    with Running(world(guest(100, create_seconds=3))) as ours, Running(elsewhere) as other:
         hosts = [ours.hosts[0], other.hosts[0]]
         together = ours.directory / "both.crt"
         together.write_text(open(ours.ca).read() + open(other.ca).read())
 
-        async def die_later() -> None:
-            import asyncio
-
-            async def later() -> None:
-                await asyncio.sleep(0.4)
-                await ours.pve.kill_host(0)
-            asyncio.ensure_future(later())
-
-        ours.call(die_later())
+        ours.when_written(lambda: ours.pve.kill_host(0))
         report = run_snap(ours, api_host=hosts, ca_path=str(together), keep=1)
         assert report.failed
         assert report.result["failure"]["code"] == "cluster"

@@ -206,7 +206,7 @@ def test_module_defaults_reach_all_three_modules(control: Control) -> None:
 def test_law_12_no_secret_in_anything_printed_or_written(control: Control, way: str) -> None:
     """A failing run with -vvv, and a hook that prints its whole environment."""
     hook = control.directory / "hook"
-    hook.write_text("#!/bin/sh\nenv\n")
+    hook.write_text("#!/bin/sh\nenv >\"$0.printed\"\nenv | sort\n")
     hook.chmod(0o755)
     secret, given = SECRET, {"autosnap_api_token_file": None}
     if way == "option":
@@ -225,6 +225,7 @@ def test_law_12_no_secret_in_anything_printed_or_written(control: Control, way: 
     assert "it broke" in run.stdout
     assert "CV4PVE_AUTOSNAP_PHASE=snap-create-pre" in run.stdout
     assert secret not in run.stdout + run.stderr
+    assert "AUTOSNAP_HOST=" in (control.directory / "hook.printed").read_text()
     ours = {control.directory / "job.yml", control.token}
     for path in control.directory.rglob("*"):
         if path.is_file() and path not in ours:

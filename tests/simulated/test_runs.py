@@ -99,15 +99,7 @@ def test_a_full_storage(mode: str, status: str) -> None:
 
 def test_prune_first_makes_room() -> None:
     with Running(world(guest(100, storage="full", snapshots=daily(5), delete_seconds=0.3))) as cluster:
-        async def drain() -> None:
-            import asyncio
-
-            async def later() -> None:
-                await asyncio.sleep(0.5)
-                cluster.pve.storages["full"]["used"] = 10 * 1024 ** 3
-            asyncio.ensure_future(later())
-
-        cluster.call(drain())
+        cluster.when_written(lambda: cluster.pve.storages["full"].update(used=10 * 1024 ** 3))
         report = run_snap(cluster, keep=3, on_storage_full="prune_first")
         assert entry(report, 100)["status"] == "created"
         assert len(names(cluster, 100)) == 3
@@ -282,16 +274,8 @@ def test_password_login_and_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_ticket_that_is_refused_in_mid_run_is_replaced() -> None:
-    with Running(world(guest(100, create_seconds=0.5))) as cluster:
-        async def revoke_later() -> None:
-            import asyncio
-
-            async def later() -> None:
-                await asyncio.sleep(0.35)
-                cluster.pve.revoke_tickets()
-            asyncio.ensure_future(later())
-
-        cluster.call(revoke_later())
+    with Running(world(guest(100, create_seconds=1.5))) as cluster:
+        cluster.when_written(cluster.pve.revoke_tickets)
         report = run_snap(cluster, api_token=None, api_user="autosnap@pve", api_password="pass-word-77")
         assert entry(report, 100)["status"] == "created"
 
@@ -345,20 +329,13 @@ def test_a_certificate_that_is_not_trusted_is_refused_with_a_remedy() -> None:
 
 
 def test_the_next_host_takes_over_at_the_start_and_in_mid_run() -> None:
-    with Running(world(guest(100, create_seconds=1.0, snapshots=daily(3))), hosts=2) as cluster:
+    with Running(world(guest(100, create_seconds=2.0, snapshots=daily(3))), hosts=2) as cluster:
         cluster.call(cluster.pve.kill_host(0))
         assert not run_snap(cluster, keep=2).failed
         cluster.call(cluster.pve.revive_host(0))
 
-        async def die_later() -> None:
-            import asyncio
-
-            async def later() -> None:
-                await asyncio.sleep(0.5)
-                await cluster.pve.kill_host(0)
-            asyncio.ensure_future(later())
-
-        cluster.call(die_later())
+        cluster.pve.log.clear()
+        cluster.when_written(lambda: cluster.pve.kill_host(0))
         report = run_snap(cluster, label="hourly", keep=1)
         assert entry(report, 100)["status"] == "created"
         assert not report.failed

@@ -9,7 +9,7 @@ import asyncio
 import pathlib
 import tempfile
 import threading
-from typing import Any, Coroutine
+from typing import Any, Callable, Coroutine
 
 from fakepve.certs import make_cert
 
@@ -55,6 +55,17 @@ class Running:
     def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine in the simulator's thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+
+    def when_written(self, action: Callable[[], Any]) -> None:
+        """Do something (a plain or a coroutine function) as soon as the first write has been answered."""
+        async def watch() -> None:
+            while not any(method in ("POST", "DELETE") and "/nodes/" in path for method, path, *_rest in self.pve.log):
+                await asyncio.sleep(0.01)
+            done = action()
+            if asyncio.iscoroutine(done):
+                await done
+
+        asyncio.run_coroutine_threadsafe(watch(), self._loop)
 
     def connection(self) -> dict[str, Any]:
         """The modules' connection options, with the first token of the world."""
