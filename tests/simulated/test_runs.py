@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.pve.autosnap.plugins.module_utils.arguments import InputError
 from ansible_collections.pve.autosnap.plugins.module_utils.pve import session as session_module
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import tasks
 from ansible_collections.pve.autosnap.plugins.module_utils.pve.errors import (
     AuthenticationFailed,
     HostUnreachable,
@@ -432,10 +433,14 @@ def test_a_guest_s_entry_stays_small() -> None:
         assert entry(full, 100)["kept"][0]["why"]
 
 
-def test_api_calls_of_a_steady_state_run_on_100_guests(capsys: pytest.CaptureFixture[str]) -> None:
+def test_api_calls_of_a_steady_state_run_on_100_guests(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the pace of real life: 2 s a create, 3 s a delete, and our own polling."""
+    monkeypatch.setattr(tasks, "POLL_FIRST", 0.5)
     many = {"first": 1000, "count": 100, "name": "vm", "nodes": ["pve1", "pve2"], "guest": guest(0, snapshots=daily(3))}
-    with Running(world(many=many, create_seconds=0.3, delete_seconds=0.3)) as cluster:
-        report = run_snap(cluster, keep=3, max_parallel_per_node=8, max_parallel_per_storage=16)
+    with Running(world(many=many, create_seconds=2, delete_seconds=3)) as cluster:
+        report = run_snap(cluster, keep=3, max_parallel_per_node=8, max_parallel_per_storage=16, max_parallel_deletes=16)
         assert report.result["summary"]["created"] == 100
         assert sum(len(item["pruned"]) for item in report.result["guests"]) == 100
         with capsys.disabled():
@@ -490,7 +495,7 @@ def test_a_bad_name_never_reaches_the_server(name: str) -> None:
     with Running(world(guest(100))) as cluster:
         from ansible_collections.pve.autosnap.plugins.module_utils.model import Guest
 
-        tasks = Tasks(None, None)  # type: ignore[arg-type]
+        unconnected = Tasks(None, None)  # type: ignore[arg-type]
         with pytest.raises(PveError, match=re.escape(repr(name))):
-            tasks.create(Guest(100, "qemu", "pve1", "running"), name, "x", False, 1.0, lambda upid: None)
+            unconnected.create(Guest(100, "qemu", "pve1", "running"), name, "x", False, 1.0, lambda upid: None)
         assert not cluster.pve.log

@@ -8,8 +8,8 @@ from __future__ import annotations
 import ast
 import pathlib
 
-import ansible_collections.pve.autosnap.plugins.module_utils.model as model
 import pytest
+from ansible_collections.pve.autosnap.plugins.module_utils import model
 
 PLUGINS = pathlib.Path(model.__file__).parent.parent
 UTILS = PLUGINS / "module_utils"

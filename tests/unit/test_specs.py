@@ -9,9 +9,9 @@ import pathlib
 import re
 from typing import Any
 
-import ansible_collections.pve.autosnap.plugins.filter.tables as tables
 import pytest
 import yaml
+from ansible_collections.pve.autosnap.plugins.filter import tables
 from ansible_collections.pve.autosnap.plugins.module_utils import arguments
 
 ROOT = pathlib.Path(tables.__file__).parents[2]

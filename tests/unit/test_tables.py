@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 
-import ansible_collections.pve.autosnap.plugins.filter.tables as tables
 import pytest
 from ansible.errors import AnsibleFilterError
+from ansible_collections.pve.autosnap.plugins.filter import tables
 
 SNAPSHOT = {
     "name": "autodaily261122021500", "label": "daily", "state": "whole", "snaptime": 1, "time": "2026-11-22T02:15:00+01:00",
