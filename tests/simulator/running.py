@@ -30,7 +30,9 @@ class Running:
         self.ca = ""
 
     def __enter__(self) -> Running:
-        certificate, key, _der = make_cert(self._directory.name, "ca", self._hosts)
+        # Another name each time: some versions of OpenSSL mistake two authorities of the same name.
+        name = "ca-" + pathlib.Path(self._directory.name).name
+        certificate, key, _der = make_cert(self._directory.name, name, self._hosts)
         self.ca = certificate
         self._thread.start()
         self.call(self.pve.start(certificate, key))
