@@ -34,6 +34,22 @@ def test_law_1_the_snapshot_just_made_stays_whatever_its_node_s_clock_says(offse
         assert entry(report, 100)["snapshot"] in names(cluster, 100)
 
 
+def test_law_13_a_clock_that_went_back_protects_what_seems_later() -> None:
+    """The new snapshot has an earlier time than its parents: none of them is pruned in this run."""
+    with Running(world(guest(100, snapshots=daily(5)), nodes={"pve1": {"clock_offset": -86400 * 30}})) as cluster:
+        before = names(cluster, 100)
+        report = run_snap(cluster, keep=1)
+        assert entry(report, 100)["pruned"] == []
+        assert set(before) < set(names(cluster, 100))
+
+
+def test_law_9_an_answer_of_an_unknown_shape_costs_only_its_guest() -> None:
+    with Running(world(guest(100), guest(101))) as cluster:
+        cluster.pve.guest(100).config["template"] = "perhaps"
+        report = run_snap(cluster)
+        assert [item["status"] for item in report.result["guests"]] == ["failed", "created"]
+
+
 def test_law_2_broken_snapshots_are_not_counted_and_not_deleted() -> None:
     broken = {"name": "autodaily261101000000", "age": 1000, "description": "cv4pve-autosnap", "snapstate": "delete"}
     with Running(world(guest(100, snapshots=[*daily(3), broken]))) as cluster:

@@ -547,7 +547,13 @@ class SimulatedPve(FakePve):
         return self.guest_seconds.get((guest.vmid, operation), default)
 
     async def ceph_io(self, vm: Any, keys: Any = None) -> None:
-        """The wait between prepare and commit of a create, on any storage; a disabled storage fails (502)."""
+        """The wait between prepare and commit of a create, on any storage; a disabled storage fails (502).
+
+        The new snapshot's time is that of its node, whose clock may be off.
+        """
+        for snapshot in vm.snapshots.values():
+            if snapshot.get("snapstate") == "prepare":
+                snapshot["snaptime"] += self.clock_offset.get(vm.node, 0)
         for key in keys if keys is not None else _disks(vm):
             sid = str(vm.config.get(key) or "").split(",", 1)[0].split(":", 1)[0]
             store = self.storages.get(sid, {})
@@ -585,12 +591,7 @@ class SimulatedPve(FakePve):
             async def body() -> None:
                 self._fail_write(kind, v["vmid"])
             return await self.task(v["node"], ttype, v["vmid"], user, body)
-        upid = await create(v, user)
-        guest = self.guest(int(v["vmid"]))
-        offset = self.clock_offset.get(guest.node, 0)
-        if offset and v["snapname"] in guest.snapshots:
-            guest.snapshots[v["snapname"]]["snaptime"] += offset
-        return str(upid)
+        return str(await create(v, user))
 
     def _absent(self, v: dict[str, Any], kind: type) -> bool:
         guest = self.guest(int(v["vmid"]))

@@ -48,7 +48,8 @@ class Retainer:
         listed = [s for s in snapshots if created is None or s.name != created.name]
         found = sort_snapshots(listed, self.recognition, server_time, locked=False)
         whole = dict(found.whole)
-        protected = set(found.skewed)
+        # With the created one in it: a clock that went back shows as a parent that is later than its child.
+        protected = set(sort_snapshots(snapshots, self.recognition, server_time, locked=False).skewed)
         if created is not None:
             label = self.recognition.label_of(created) or ""
             whole[label] = whole.get(label, ()) + (created,)
@@ -180,7 +181,7 @@ class _SnapPlanner:
         age = self.situation.server_time - newest[0].snaptime if newest else self.settings.min_interval
         if age >= self.settings.min_interval:
             return ""
-        return "{0} is {1} s old, min_interval is {2} s".format(newest[0].name, age, self.settings.min_interval)
+        return "{0} is younger than min_interval ({1} s)".format(newest[0].name, self.settings.min_interval)
 
 
 def plan_snap(situation: Situation, settings: SnapSettings, now: int) -> Plan:

@@ -79,6 +79,9 @@ def read_situation(session: Session, cluster: Cluster, target: Target, with_conf
             if errors.is_fatal(error):
                 raise
             return GuestState(guest, problem=error)
+        except (KeyError, TypeError, ValueError) as error:
+            # An answer of a shape never seen must not cost the other guests their snapshots (law 9).
+            return GuestState(guest, problem=errors.PveError("an answer about it was not understood: {0!r}".format(error)))
 
     states = _in_parallel(read, [guest for guest in chosen.selected if not guest.template])
     templates += [state.guest for state in states if state.config.template]
