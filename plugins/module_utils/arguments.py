@@ -30,6 +30,7 @@ _DURATION = re.compile(r"\A\s*(\d+)\s*([smhd]?)\s*\Z")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE = re.compile(r"\A\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*\Z")
 _BYTES = {"": 1, "K": 1024, "M": 1024 ** 2, "G": 1024 ** 3, "T": 1024 ** 4}
+_HEADER = re.compile(r"\A[\x21-\x7e]+\Z")  # what a header may hold without being split or refused
 _TOKEN = re.compile(r"\A([^!@\s]+@[^!@\s]+)!([^=\s]+)=(\S+)\Z")
 
 
@@ -350,7 +351,7 @@ def _secret_file(option: str, path: str) -> str:
 
 
 def _whole_token(text: str) -> Credentials:
-    match = _TOKEN.match(text)
+    match = _TOKEN.match(text) if _HEADER.match(text) else None
     if not match:
         raise InputError("api_token", "the value is not of the form USER@REALM!TOKENID=SECRET")
     return Credentials(match.group(1), token_id=match.group(2), token_secret=match.group(3))
@@ -361,6 +362,10 @@ def _token(user: str, token_id: Optional[str], secret: Optional[str]) -> Credent
         raise InputError("api_token_id", "it is missing beside api_token_secret; write it as user@realm!id")
     if not secret:
         raise InputError("api_token_secret", "it is missing beside api_token_id")
+    for option, value in (("api_token_id", token_id), ("api_token_secret", secret)):
+        if not _HEADER.match(value):
+            raise InputError(option, "it holds a blank, a line break or a character that is not ASCII; is it copied whole, "
+                                     "and without the end of a line?")
     if "!" in token_id:
         user, token_id = token_id.split("!", 1)
     if "@" not in user:

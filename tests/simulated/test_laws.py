@@ -50,6 +50,66 @@ def test_law_9_an_answer_of_an_unknown_shape_costs_only_its_guest() -> None:
         assert [item["status"] for item in report.result["guests"]] == ["failed", "created"]
 
 
+@pytest.mark.parametrize("keep", [1, 3])
+def test_law_13_a_created_snapshot_from_the_future_counts_for_nothing(keep: int) -> None:
+    """Laws 3 and 4 with it: nothing goes that would stay without the create."""
+    with Running(world(guest(100, snapshots=daily(3)), nodes={"pve1": {"clock_offset": 7200}})) as cluster:
+        before = names(cluster, 100)
+        report = run_snap(cluster, keep=keep)
+        assert set(before[3 - keep:]) < set(names(cluster, 100))
+        assert any("ahead of the server's clock" in text for text in entry(report, 100)["warnings"])
+
+
+def test_law_5_what_is_pinned_while_a_delete_waits_is_not_deleted() -> None:
+    with Running(world(guest(100, snapshots=daily(3)))) as cluster:
+        oldest = names(cluster, 100)[0]
+        cluster.pve.task_errors[(100, "qmdelsnapshot")] = ["VM is locked (backup)"]
+        cluster.when_written(lambda: cluster.pve.guest(100).snapshots[oldest].update(description="I still need this"))
+        run_clean(cluster, keep=1)
+        assert oldest in names(cluster, 100)
+        assert len(names(cluster, 100)) == 2
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_prune_first_with_nothing_to_prune_takes_nothing(check: bool) -> None:
+    with Running(world(guest(100, storage="full", snapshots=daily(2)))) as cluster:
+        report = run_snap(cluster, keep=3, on_storage_full="prune_first", check=check)
+        assert report.failed
+        assert entry(report, 100)["status"] == "skipped"
+        assert not writes(cluster)
+
+
+def test_the_end_of_the_run_comes_between_two_deletes_of_a_guest() -> None:
+    with Running(world(guest(100, snapshots=daily(8), delete_seconds=0.6))) as cluster:
+        report = run_clean(cluster, keep=1, run_timeout="1s")
+        assert report.failed
+        assert 1 <= len(entry(report, 100)["pruned"]) <= 3
+        assert "not pruned" in entry(report, 100)["reason"]
+
+
+def test_another_s_delete_is_waited_for_before_anyone_is_told_to_unlock() -> None:
+    with Running(world(guest(100, snapshots=daily(3)))) as cluster:
+        oldest = names(cluster, 100)[0]
+        cluster.pve.task_errors[(100, "qmdelsnapshot")] = ["VM is locked (snapshot-delete)"]
+        cluster.when_written(lambda: cluster.pve.drop_snapshot(cluster.pve.guest(100), oldest))
+        report = run_clean(cluster, keep=1)
+        assert entry(report, 100)["status"] == "pruned"
+
+
+def test_a_post_answered_by_a_stranger_is_a_lost_write() -> None:
+    """Law 8: a proxy's page instead of the UPID says nothing about the task."""
+    with Running(world(guest(100))) as cluster:
+        cluster.pve.fault("POST", r"/snapshot$", status=200)
+        report = run_snap(cluster)
+        assert entry(report, 100)["status"] == "created"
+
+
+def test_law_10_nothing_selected_is_warned_about_also_where_it_does_not_fail() -> None:
+    with Running(world(guest(100, template=True))) as cluster:
+        for report in (run_snap(cluster, on_unmatched="warn"), run_snap(cluster, "@all,-100", on_unmatched="warn")):
+            assert any("matches no guest" in text for text in report.warnings)
+
+
 def test_law_2_broken_snapshots_are_not_counted_and_not_deleted() -> None:
     broken = {"name": "autodaily261101000000", "age": 1000, "description": "cv4pve-autosnap", "snapstate": "delete"}
     with Running(world(guest(100, snapshots=[*daily(3), broken]))) as cluster:

@@ -15,6 +15,7 @@ from typing import Callable, List, Optional, Tuple
 from ..arguments import RunLimits
 from ..model import Guest, Snapshot
 from ..policy import storage_guard
+from ..policy.retention import believable
 from ..pve import errors
 from ..pve.cluster import Cluster, Resources
 from ..pve.session import Session
@@ -226,6 +227,8 @@ class GuestRun:
 
     def _later(self, reason: str) -> Optional[Later]:
         """Come back soon, or give up when lock_timeout has passed."""
+        # What was agreed on before a wait may be pinned by now (law 5).
+        self._allowed = None
         now = time.monotonic()
         if self._waiting_since is None:
             self._waiting_since = now
@@ -254,6 +257,8 @@ class GuestRun:
     def _prune_for_room(self) -> object:
         """``prune_first``: prune what goes anyway, then look whether there is room for the snapshot."""
         following = self._prune()
+        if isinstance(following, Work):
+            return self._work(self._prune_for_room, DELETE)
         if following is not None or self._finished:
             return following
         self._allowed = None
@@ -274,10 +279,14 @@ class GuestRun:
             return waiting
         if self._allowed is None:
             self._allowed = self._agreed()
-        for snapshot in [s for s in self._allowed if s.name not in self.outcome.pruned]:
-            following = self._delete(snapshot)
+        left = [s for s in self._allowed if s.name not in self.outcome.pruned]
+        if left:
+            following = self._delete(left[0])
             if following is not None or self._finished:
                 return following
+            if left[1:]:
+                # One delete is one piece of work, so that the end of the run can come between two.
+                return self._work(self._prune, DELETE)
         if not self.outcome.status:
             self.outcome.finish("pruned" if self.outcome.pruned else "unchanged", self._plan.reason)
         return None
@@ -292,8 +301,14 @@ class GuestRun:
                 self.outcome.finish("failed", "snapshot {0} was made but is not in the list; nothing was pruned".format(
                     self.outcome.snapshot))
                 return ()
+        now = self._crew.session.clock.now()
+        if created is not None and not believable(created, now):
+            # It counts for nothing (law 13), so nothing goes that would stay without it (law 4).
+            self.outcome.warnings.append(
+                "the time of {0} lies ahead of the server's clock: it is not counted".format(created.name))
+            created = None
         first = self._plan.decisions if created is not None else self._plan.without_create
-        again = set(pruned(self._crew.retainer.decide(listed, self._crew.session.clock.now(), created)))
+        again = set(pruned(self._crew.retainer.decide(listed, now, created)))
         identity = {(s.name, s.snaptime, s.description) for s in again}
         return tuple(s for s in pruned(first) if (s.name, s.snaptime, s.description) in identity)
 
@@ -326,16 +341,19 @@ class GuestRun:
             return Later(0.0)
         if not isinstance(error, errors.TaskFailed):
             raise error
+        if error.kind in WAITABLE and self._crew.limits.locked == "wait":
+            return self._later("delete {0}: {1}".format(snapshot.name, error.message))
         live = self._crew.live.guest(self._guest.vmid)
         left = next((s for s in self._crew.cluster.snapshots(self._guest).snapshots if s.name == snapshot.name), None)
         if left is not None and left.snapstate and not self._crew.tasks.running(self._guest):
             self._finish("failed", "{0}; delete {1}: {2}".format(
                 needs_unlock(live or self._guest), snapshot.name, error.message))
             return None
-        if error.kind in WAITABLE and self._crew.limits.locked == "wait":
-            return self._later("delete {0}: {1}".format(snapshot.name, error.message))
         if errors.is_fatal(error):
             raise error
+        if error.kind in WAITABLE and self._crew.limits.locked == "skip":
+            self._finish("skipped", "delete {0}: {1}".format(snapshot.name, error.message), red=True)
+            return None
         self._finish("failed", "delete {0}: {1}".format(snapshot.name, error.message))
         return None
 

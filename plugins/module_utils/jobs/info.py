@@ -50,6 +50,8 @@ def info(settings: InfoSettings, session: Session) -> Report:
         "duration": round(time.monotonic() - began, 1),
     }
     warnings = ["selector term '{0}' {1}".format(term.term, term.reason) for term in situation.unmatched]
+    if not guests:
+        warnings.append("the selector matches no guest" + (" but templates" if situation.templates else ""))
     unread = [str(entry["vmid"]) for entry in guests if entry["status"] != "ok"]
     if unread:
         warnings.append("{0} guests could not be read: {1}".format(len(unread), ", ".join(unread[:20])))

@@ -162,6 +162,8 @@ def expectation_problems(matched: Sequence[int], target: Target) -> List[str]:
 def run_warnings(plan: Plan, situation: Situation) -> List[str]:
     """What must not go unsaid, one sentence each."""
     warnings = list(plan.warnings)
+    if not plan.guests:
+        warnings.append("the selector matches no guest" + (" but templates" if situation.templates else ""))
     for term in situation.unmatched:
         warnings.append("selector term '{0}' {1}".format(term.term, term.reason))
     for entry in plan.broken:

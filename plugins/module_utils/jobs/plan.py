@@ -165,6 +165,8 @@ class _SnapPlanner:
         if verdict.refusal and (verdict.missing or self.settings.on_storage_full != "prune_first"):
             status = "failed" if self.settings.on_storage_full == "fail" else "skipped"
             return replace(base, status=status, reason=verdict.refusal, red=True)
+        if verdict.refusal and not base.prunes:
+            return replace(base, status="skipped", reason=verdict.refusal, red=True)
         self.ledger.promise(verdict.needs)
         created = Snapshot(name, self.now, self.retainer.recognition.markers[0])
         refusal = verdict.refusal or ""

@@ -79,7 +79,7 @@ def read_situation(session: Session, cluster: Cluster, target: Target, with_conf
             if errors.is_fatal(error):
                 raise
             return GuestState(guest, problem=error)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             # An answer of a shape never seen must not cost the other guests their snapshots (law 9).
             return GuestState(guest, problem=errors.PveError("an answer about it was not understood: {0!r}".format(error)))
 

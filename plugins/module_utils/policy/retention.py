@@ -86,7 +86,7 @@ def sort_snapshots(
             foreign.append(snapshot)
         elif snapshot.snapstate:
             unfinished.append((label, snapshot))
-        elif snapshot.snaptime <= 0 or snapshot.snaptime > server_time + FUTURE_TOLERANCE:
+        elif not believable(snapshot, server_time):
             suspect.append((label, snapshot))
         else:
             whole.setdefault(label, []).append(snapshot)
@@ -102,6 +102,11 @@ def sort_snapshots(
         foreign=tuple(foreign),
         skewed=frozenset(name for group in ordered.values() for name in _skewed(group, by_name)),
     )
+
+
+def believable(snapshot: Snapshot, server_time: int) -> bool:
+    """False for a time of 0 or one that lies ahead of the server's clock (law 13)."""
+    return 0 < snapshot.snaptime <= server_time + FUTURE_TOLERANCE
 
 
 def _ancestors(snapshot: Snapshot, by_name: Dict[str, Snapshot]) -> Iterable[Snapshot]:

@@ -408,6 +408,13 @@ class Session:
                 raise errors.LostWrite(
                     "the answer of {0} was lost: {1}".format(_origin(self._bases[index]), _cause(error))) from error
             raise self._not_sent(index, error) from error
+        except ValueError:
+            # http.client names the whole header that it refuses, which may be the secret (law 12).
+            raise errors.PveError("the request could not be made: a header holds a character that is not allowed") from None
+        except errors.NotProxmox as error:
+            if method != "get":
+                raise errors.LostWrite(error.message, error.status) from error
+            raise
         if not isinstance(answer, Answer):
             raise errors.NotProxmox("{0} answered with a redirect".format(_origin(self._bases[index])))
         return answer
