@@ -15,6 +15,7 @@ import copy
 import datetime
 import os
 import re
+import ssl
 import zoneinfo
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -296,6 +297,12 @@ def _verify(params: Mapping[str, Any]) -> Any:
         return False
     if path and not os.path.exists(path):
         raise InputError("ca_path", "'{0}' does not exist; copy /etc/pve/pve-root-ca.pem of a node there".format(path))
+    if path and not os.path.isdir(path):
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+        except (ssl.SSLError, OSError):
+            raise InputError("ca_path", "'{0}' holds no certificate in PEM form; copy /etc/pve/pve-root-ca.pem of a node "
+                                        "there".format(path)) from None
     return path or True
 
 
@@ -452,11 +459,17 @@ def _expected(value: Any) -> Tuple[int, Optional[frozenset[int]]]:
         if value is None:
             return 0, None
         if isinstance(value, list):
-            return 0, frozenset(int(item) for item in value)
-        return int(value), None
-    except (TypeError, ValueError):
+            return 0, frozenset(_natural(item) for item in value)
+        return _natural(value), None
+    except ValueError:
         raise InputError(
             "expect_guests", "{0!r} is neither a number of guests nor a list of ids".format(value)) from None
+
+
+def _natural(value: Any) -> int:
+    if isinstance(value, bool) or not re.match(r"\A\d+\Z", str(value)):
+        raise ValueError(value)
+    return int(value)
 
 
 def _recognition(params: Mapping[str, Any]) -> naming.Recognition:

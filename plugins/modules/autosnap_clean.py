@@ -80,7 +80,7 @@ msg:
       guest?'
 guests:
   description: One entry per guest.
-  returned: always
+  returned: when the cluster could be read
   type: list
   elements: dict
   contains:
@@ -104,6 +104,8 @@ guests:
       description:
         - What became of the guest, one of V(created), V(pruned), V(unchanged), V(skipped), V(deferred), V(failed),
           V(timeout), V(unreachable).
+        - Where a snapshot was made and then its pruning went wrong, it is what became of the pruning, and
+          RV(guests[].snapshot) names what was made.
       type: str
       returned: always
     reason:
@@ -162,7 +164,7 @@ guests:
       errors: []
 summary:
   description: How many guests matched, and how many came to each status. The counts add up to C(matched).
-  returned: always
+  returned: when the cluster could be read
   type: dict
   sample:
     matched: 4
@@ -176,7 +178,7 @@ summary:
     unreachable: 0
 storages:
   description: The storages of the guests, their use before the run and what the run adds at once.
-  returned: always
+  returned: when the cluster could be read
   type: list
   elements: dict
   contains:
@@ -223,7 +225,7 @@ storages:
   sample: []
 unmatched:
   description: Terms of the selector that matched nothing, or that could not be decided.
-  returned: always
+  returned: when the cluster could be read
   type: list
   elements: dict
   contains:
@@ -245,13 +247,13 @@ unmatched:
       reason: matched no guest; is it spelt right, and does the token have VM.Audit on the guest?
 templates:
   description: Selected templates, which are left out.
-  returned: always
+  returned: when the cluster could be read
   type: list
   elements: dict
   sample: [{"vmid": 900, "name": "debian13", "node": "pve1"}]
 broken:
   description: Managed snapshots that an interrupted create or delete left behind. They are not counted and not pruned.
-  returned: always
+  returned: when the cluster could be read
   type: list
   elements: dict
   sample:
@@ -263,23 +265,23 @@ broken:
       lock: null
 hooks:
   description: The calls of the hook with exit code and output, or in check mode those that there would be.
-  returned: always
+  returned: when the cluster could be read
   type: list
   elements: dict
   sample: []
 api_calls:
   description: Number of API calls sent.
-  returned: always
+  returned: when the cluster could be read
   type: int
   sample: 29
 duration:
   description: Seconds that the run took.
-  returned: always
+  returned: when the cluster could be read
   type: float
   sample: 1.1
 failure:
   description: What stopped the run, where something did.
-  returned: when the run was stopped
+  returned: when the run could not begin or was stopped
   type: dict
   contains:
     code:

@@ -70,7 +70,7 @@ msg:
     'option ''guests'': ''nosuch'' matched no guest; is it spelt right, and does the token have VM.Audit on the guest?'
 guests:
   description: One entry per guest.
-  returned: always
+  returned: when the cluster could be read
   type: list
   elements: dict
   contains:
@@ -178,12 +178,12 @@ guests:
       snapshots: []
 summary:
   description: How many guests matched, how many could not be read, and the number of managed snapshots listed.
-  returned: always
+  returned: when the cluster could be read
   type: dict
   sample: {"matched": 3, "unreachable": 1, "snapshots": 3}
 unmatched:
   description: Terms of the selector that matched nothing, or that could not be decided.
-  returned: always
+  returned: when the cluster could be read
   type: list
   elements: dict
   contains:
@@ -205,13 +205,13 @@ unmatched:
       reason: matched no guest; is it spelt right, and does the token have VM.Audit on the guest?
 templates:
   description: Selected templates, which are left out.
-  returned: always
+  returned: when the cluster could be read
   type: list
   elements: dict
   sample: [{"vmid": 900, "name": "debian13", "node": "pve1"}]
 broken:
   description: Managed snapshots that an interrupted create or delete left behind. They are not counted and not pruned.
-  returned: always
+  returned: when the cluster could be read
   type: list
   elements: dict
   sample:
@@ -223,17 +223,17 @@ broken:
       lock: null
 api_calls:
   description: Number of API calls sent.
-  returned: always
+  returned: when the cluster could be read
   type: int
   sample: 3
 duration:
   description: Seconds that the run took.
-  returned: always
+  returned: when the cluster could be read
   type: float
   sample: 0.0
 failure:
   description: What stopped the run, where something did.
-  returned: when the run was stopped
+  returned: when the run could not begin or was stopped
   type: dict
   contains:
     code:

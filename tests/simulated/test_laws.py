@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs import acting
-from ansible_collections.pve.autosnap.plugins.module_utils.pve import errors
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import errors, session
 from simulator.running import Running
 from worlds import daily, entry, guest, names, run_clean, run_snap, world, writes
 
@@ -43,9 +43,15 @@ def test_law_13_a_clock_that_went_back_protects_what_seems_later() -> None:
         assert set(before) < set(names(cluster, 100))
 
 
-def test_law_9_an_answer_of_an_unknown_shape_costs_only_its_guest() -> None:
+@pytest.mark.parametrize("answer", [None, [], {"memory": "lots"}, {"scsi0": None, "memory": {}}])
+def test_law_9_an_answer_of_an_unknown_shape_costs_only_its_guest(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = session.Session.read
+
+    def odd(self: Any, *path: object, **values: Any) -> Any:
+        return session.Answer(answer) if path[-2:] == (100, "config") else original(self, *path, **values)
+
+    monkeypatch.setattr(session.Session, "read", odd)
     with Running(world(guest(100), guest(101))) as cluster:
-        cluster.pve.guest(100).config["template"] = "perhaps"
         report = run_snap(cluster)
         assert [item["status"] for item in report.result["guests"]] == ["failed", "created"]
 

@@ -130,7 +130,7 @@ def test_status_in_every_format_to_a_file(control: Control, output: str) -> None
         ({"autosnap_kep": 7}, "autosnap_kep means nothing here"),
         ({"autosnap_label": None}, "autosnap_label"),
         ({"autosnap_locked": "maybe"}, "autosnap_locked"),
-        ({"autosnap_hosts": "nowhere"}, "'autosnap_hosts': 'nowhere' matches no host"),
+        ({"autosnap_hosts": "nowhere"}, "'nowhere' matches no host"),
         ({"autosnap_label": "da ily"}, "option 'label'"),
         ({"autosnap_keep": 1, "autosnap_retention": {"daily": 1}}, "mutually exclusive"),
     ],
@@ -180,6 +180,47 @@ def test_one_inventory_host_per_cluster(control: Control) -> None:
     run = control.run("pve.autosnap.status", "-i", str(inventory), autosnap_hosts="all")
     assert run.returncode == 0, run.stdout
     assert "cluster_a" in run.stdout and "cluster_b" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "words"),
+    [
+        (["--limit", "cluster_a"], {}, "none that the limit leaves"),
+        (["--limit", "cluster_b"], {"autosnap_hosts": "cluster_a"}, "none that the limit leaves"),
+        (["-e", "x=1"], {"autosnap_output_file": "/tmp/autosnap-never", "autosnap_hosts": "all"}, "the same for several hosts"),
+    ],
+)
+def test_a_run_that_would_do_nothing_or_half_is_refused(
+    control: Control, arguments: list[str], variables: dict[str, Any], words: str
+) -> None:
+    inventory = control.directory / "hosts"
+    inventory.write_text("cluster_a\ncluster_b\n")
+    run = control.run("pve.autosnap.status", "-i", str(inventory), *arguments, **variables)
+    assert run.returncode != 0, run.stdout
+    assert words in " ".join(run.stdout.split())
+
+
+def test_hosts_from_the_inventory_come_too_late(control: Control) -> None:
+    inventory = control.directory / "hosts"
+    inventory.write_text("cluster_a\n[all:vars]\nautosnap_hosts=cluster_a\n")
+    run = control.run("pve.autosnap.status", "-i", str(inventory))
+    assert run.returncode != 0, run.stdout
+    assert "extra variable" in run.stdout
+
+
+def test_a_limit_and_a_file_of_its_own_for_each_host(control: Control) -> None:
+    inventory = control.directory / "hosts"
+    inventory.write_text("cluster_a\ncluster_b\n")
+    run = control.run(
+        "pve.autosnap.status", "-i", str(inventory), "--limit", "cluster_b", autosnap_hosts="all",
+        autosnap_output_file=str(control.directory / "{{ inventory_hostname }}.txt"))
+    assert run.returncode == 0, run.stdout
+    assert (control.directory / "cluster_b.txt").exists()
+    both = control.run(
+        "pve.autosnap.status", "-i", str(inventory), autosnap_hosts="all",
+        autosnap_output_file=str(control.directory / "{{ inventory_hostname }}.txt"))
+    assert both.returncode == 0, both.stdout
+    assert (control.directory / "cluster_a.txt").exists()
 
 
 def test_module_defaults_reach_all_three_modules(control: Control) -> None:

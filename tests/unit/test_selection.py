@@ -132,8 +132,8 @@ DEAD = Guest(300, "qemu", "pve3", "unknown", tags=("prod",))
         ("@node-pve3", [300], []),
         ("%web%", [100, 101, 102, 201], [300]),
         ("nosuch", [], [300]),
-        # an exact name that was found is not looked for among the nameless
-        ("web01", [100], []),
+        # names are not unique: one that was found may also be that of a nameless guest
+        ("web01", [100], [300]),
         # peers B9: one dead node breaks nothing
         ("@all,-%test%", [100, 101, 102, 103, 200, 201], [300]),
         ("@all,-@tag-test", [100, 102, 103, 200, 201, 300], []),
@@ -152,7 +152,23 @@ def test_a_name_that_may_be_on_a_dead_node_could_not_be_decided() -> None:
     assert "could not be decided" in found.unmatched[0].reason
 
 
-def test_a_pool_with_members_that_cannot_be_seen_is_not_unmatched() -> None:
+HIDDEN = Guest(900, "", "", "unknown")
+
+
+@pytest.mark.parametrize(
+    ("selector", "undecided"),
+    [
+        ("@pool-hidden", [900]),
+        ("@all,-@pool-hidden", []),
+        ("@pool-hidden,100,-900", []),
+        ("@pool-hidden&@type-lxc,100", [900]),
+        ("@all", []),
+        ("100,-%x%", []),
+    ],
+)
+def test_members_of_a_pool_that_cannot_be_seen(selector: str, undecided: list[int]) -> None:
     found = selection.select(
-        selection.parse(["@pool-hidden"]), GUESTS, {"hidden": frozenset((900,))}, frozenset((900,)))
-    assert not found.unmatched
+        selection.parse([selector]), (*GUESTS, HIDDEN), {"hidden": frozenset((900,))}, frozenset((900,)))
+    assert [guest.vmid for guest in found.undecided] == undecided
+    assert HIDDEN not in found.selected
+    assert not any(term.term == "@pool-hidden" for term in found.unmatched)

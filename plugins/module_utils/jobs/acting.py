@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 from ..arguments import RunLimits
 from ..model import Guest, Snapshot
@@ -22,10 +22,12 @@ from ..pve.session import Session
 from ..pve.tasks import Done, Tasks, TaskTimeout
 from .hooks import Event, Hooks
 from .outcome import Outcome
-from .plan import HIBERNATED, GuestPlan, Retainer, pruned
+from .plan import HIBERNATED, GuestPlan, Retainer, broken_entry, pruned
 from .workers import CREATE, DELETE, Bounds, Later, Work, Workers
 
 LOCK_POLL = 5.0  # seconds between two looks at a locked guest
+RETRY_MAX = 60.0  # seconds between two tries against what no lock shows, such as a running replication
+ROOM_WAIT = 30.0  # seconds until the cluster's view of a storage is fresh: pvestatd looks every 10 (api-facts 5.1)
 WAITABLE = frozenset((errors.BUSY, errors.BROKEN_LOCK, errors.CONTENTION))
 
 
@@ -38,17 +40,17 @@ class LiveResources:
         self._read_at = 0.0
         self._resources: Optional[Resources] = None
 
-    def get(self) -> Resources:
-        """The resources, at most LOCK_POLL seconds old."""
+    def get(self, fresh: bool = False) -> Resources:
+        """The resources, at most LOCK_POLL seconds old, or read anew."""
         with self._lock:
-            if self._resources is None or time.monotonic() - self._read_at >= LOCK_POLL:
+            if fresh or self._resources is None or time.monotonic() - self._read_at >= LOCK_POLL:
                 self._resources = self._cluster.resources()
                 self._read_at = time.monotonic()
             return self._resources
 
-    def guest(self, vmid: int) -> Optional[Guest]:
-        """The guest as the cluster shows it now; None when it is gone."""
-        return next((guest for guest in self.get().guests if guest.vmid == vmid), None)
+    def guest(self, vmid: int, fresh: bool = False) -> Optional[Guest]:
+        """The guest as the cluster shows it; None when it is gone."""
+        return next((guest for guest in self.get(fresh).guests if guest.vmid == vmid), None)
 
 
 @dataclass
@@ -62,6 +64,9 @@ class Crew:
     limits: RunLimits
     retainer: Retainer
     guard: storage_guard.Limits
+    promised: Dict[storage_guard.StorageKey, int]
+    began: float
+    broken: List[Dict[str, object]] = field(default_factory=list)
     fatal: Optional[errors.PveError] = None
     live: LiveResources = field(init=False)
 
@@ -77,6 +82,8 @@ class GuestRun:
         self._plan = plan
         self._guest = plan.guest
         self._waiting_since: Optional[float] = None
+        self._pause = LOCK_POLL
+        self._room_until: Optional[float] = None
         self._created: Optional[Snapshot] = None
         self._allowed: Optional[Tuple[Snapshot, ...]] = None
         self._finished = False
@@ -176,7 +183,7 @@ class GuestRun:
 
     def _followed(self) -> bool:
         """Look where the guest is now; True when it is on another node than thought."""
-        found = self._crew.live.guest(self._guest.vmid)
+        found = self._crew.live.guest(self._guest.vmid, fresh=True)
         if found is None or found.node == self._guest.node:
             return False
         self._guest = replace(self._guest, node=found.node, lock=found.lock)
@@ -234,13 +241,16 @@ class GuestRun:
             self._waiting_since = now
         left = self._waiting_since + self._crew.limits.lock_timeout - now
         if left > 0:
-            return Later(min(LOCK_POLL, left))
+            pause, self._pause = self._pause, min(RETRY_MAX, self._pause * (1 if self._guest.lock else 2))
+            return Later(min(pause, left))
         self._give_up(reason)
         return None
 
     def _give_up(self, reason: str) -> None:
         found = self._crew.live.guest(self._guest.vmid)
         if found is not None and found.lock in ("snapshot", "snapshot-delete") and self._stuck():
+            self._crew.broken += [
+                broken_entry(found, snapshot) for snapshot in self._plan.state.snapshots.snapshots if snapshot.snapstate]
             self._finish("failed", needs_unlock(found))
             return
         self._finish("deferred", "{0} for {1:.0f} s (lock_timeout); run again later".format(
@@ -263,15 +273,21 @@ class GuestRun:
             return following
         self._allowed = None
         refusal = self._still_full()
+        if refusal and self.outcome.pruned:
+            self._room_until = self._room_until or time.monotonic() + ROOM_WAIT
+            if time.monotonic() < self._room_until:
+                return Later(LOCK_POLL)
         if refusal:
             self._finish("skipped", refusal, red=True)
             return None
         return self._work(self._create, CREATE)
 
     def _still_full(self) -> Optional[str]:
+        """The storage guard once more, with what the run has promised to the other guests."""
         storages = storage_guard.by_node(self._crew.live.get().storages).get(self._guest.node, {})
+        others = {key: size - self._plan.needs.get(key, 0) for key, size in self._crew.promised.items()}
         return storage_guard.judge(
-            self._plan.state.config, storages, self._plan.vmstate, self._crew.guard, storage_guard.Ledger()).refusal
+            self._plan.state.config, storages, self._plan.vmstate, self._crew.guard, storage_guard.Ledger(others)).refusal
 
     def _prune(self) -> object:
         waiting = self._wait_for_lock()
@@ -339,6 +355,9 @@ class GuestRun:
         if error.kind == errors.MOVED and self._followed():
             self._allowed = None
             return Later(0.0)
+        if error.kind == errors.MOVED and self._crew.live.guest(self._guest.vmid) is None:
+            self._finish("skipped", "gone: the guest was deleted meanwhile", red=True)
+            return None
         if not isinstance(error, errors.TaskFailed):
             raise error
         if error.kind in WAITABLE and self._crew.limits.locked == "wait":
@@ -382,7 +401,7 @@ def needs_unlock(guest: Guest) -> str:
 
 def act(crew: Crew, plans: Tuple[GuestPlan, ...]) -> List[Outcome]:
     """Carry out the plans; one outcome for each, in their order."""
-    deadline = time.monotonic() + crew.limits.run_timeout if crew.limits.run_timeout else None
+    deadline = crew.began + crew.limits.run_timeout if crew.limits.run_timeout else None
 
     def stop() -> Optional[str]:
         if crew.fatal is not None:

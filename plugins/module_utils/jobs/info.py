@@ -67,8 +67,8 @@ def _entry(state: GuestState, situation: Situation, settings: InfoSettings) -> D
         state.snapshots.snapshots, settings.target.recognition, situation.server_time, locked=bool(guest.lock))
     managed: List[Tuple[str, str, Snapshot]] = [
         (label, "whole", snapshot) for label, group in found.whole.items() for snapshot in group]
-    managed += [(label, "broken", snapshot) for label, snapshot in found.broken]
-    managed += [(label, "in_progress", snapshot) for label, snapshot in found.in_progress]
+    managed += [(label, "broken", snapshot) for label, snapshot in found.broken if label]
+    managed += [(label, "in_progress", snapshot) for label, snapshot in found.in_progress if label]
     managed += [(label, "bad_time", snapshot) for label, snapshot in found.suspect]
     shown = [entry for entry in managed if settings.labels is None or entry[0] in settings.labels]
     shown.sort(key=lambda entry: (entry[2].snaptime, entry[2].name))

@@ -45,6 +45,11 @@ class Outcome:
         """The guest as it was planned."""
         return self.plan.guest
 
+    @property
+    def changed(self) -> bool:
+        """True when something was made or deleted, or a task that outlived its time still works on it."""
+        return bool(self.snapshot or self.pruned or self.status == "timeout" and self.upids)
+
     def finish(self, status: str, reason: str = "", red: bool = False) -> None:
         """Set the status; the first red one stays, later ones become errors."""
         if self.red:
@@ -126,8 +131,7 @@ def judge(
             len(red), len(outcomes), first.guest.vmid, first.guest.name or "", first.status,
             " ({0})".format(first.reason) if first.reason else ""))
     problems += unmatched_problems(situation, target)
-    if fail_on != "never":
-        problems += expectation_problems([outcome.guest.vmid for outcome in outcomes], target)
+    problems += expectation_problems([outcome.guest.vmid for outcome in outcomes], target)
     if not outcomes and target.fail_unmatched:
         problems.append("the selector matches no guest at all; " + EMPTY_HINT)
     return Verdict(bool(problems), "; ".join(problems))
@@ -184,7 +188,7 @@ def result(
     for outcome in outcomes:
         summary[outcome.status] += 1
     whole: Dict[str, Any] = {
-        "changed": any(outcome.snapshot or outcome.pruned for outcome in outcomes),
+        "changed": any(outcome.changed for outcome in outcomes),
         "guests": [outcome.as_dict(full or diff) for outcome in outcomes],
         "summary": summary,
         "storages": list(plan.storages),
@@ -200,7 +204,7 @@ def result(
 
 
 def _diff(outcomes: Sequence[Outcome]) -> Dict[str, str]:
-    """Managed snapshots of the labels before and after, one line each."""
+    """The snapshots of every guest before and after, one line each."""
     before, after = [], []
     for outcome in outcomes:
         names = sorted((s.snaptime, s.name) for s in outcome.plan.state.snapshots.snapshots)

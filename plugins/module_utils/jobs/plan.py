@@ -86,6 +86,7 @@ class GuestPlan:
     decisions: Tuple[Decision, ...] = ()
     without_create: Tuple[Decision, ...] = ()
     prune_first: str = ""
+    needs: Dict[storage_guard.StorageKey, int] = field(default_factory=dict)
     storages: Tuple[Hashable, ...] = ()
     serial: Tuple[Hashable, ...] = ()
     warnings: Tuple[str, ...] = ()
@@ -120,6 +121,7 @@ class Plan:
     storages: Tuple[Dict[str, object], ...] = ()
     broken: Tuple[Dict[str, object], ...] = ()
     warnings: Tuple[str, ...] = ()
+    promised: Dict[storage_guard.StorageKey, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "\n".join(str(guest) for guest in self.guests)
@@ -136,9 +138,9 @@ class _SnapPlanner:
     def plan(self) -> Plan:
         storages = storage_guard.by_node(self.situation.resources.storages)
         guests = [self._guest(state, storages.get(state.guest.node, {})) for state in self.situation.states]
-        return _plan(
-            self.situation, guests, self.retainer,
-            storage_guard.table(_used_storages(self.situation), self.ledger, self.settings.guard))
+        used = _used_storages(self.situation, self.ledger)
+        made = _plan(self.situation, guests, self.retainer, storage_guard.table(used, self.ledger, self.settings.guard))
+        return replace(made, promised=self.ledger.promised)
 
     def _guest(self, state: GuestState, storages: Dict[str, Storage]) -> GuestPlan:
         unread = _unreadable(state)
@@ -147,12 +149,12 @@ class _SnapPlanner:
         listed = state.snapshots
         if self.settings.only_running and not listed.running:
             return GuestPlan(state, "skipped", "not running")
-        refused = _refused_by_lock(state, self.settings.limits.locked)
-        if refused is not None:
-            return refused
         without = tuple(self.retainer.decide(listed.snapshots, self.situation.server_time))
         base = GuestPlan(state, decisions=without, without_create=without, **_storage_keys(state, storages))
         fresh = self._fresh(listed.snapshots)
+        refused = None if fresh and not base.prunes else _refused_by_lock(state, self.settings.limits.locked)
+        if refused is not None:
+            return refused
         if fresh:
             return replace(base, status="" if base.prunes else "unchanged", reason=fresh)
         name = self.retainer.recognition.free_name(self.settings.label, self.now, [s.name for s in listed.snapshots])
@@ -170,9 +172,11 @@ class _SnapPlanner:
         self.ledger.promise(verdict.needs)
         created = Snapshot(name, self.now, self.retainer.recognition.markers[0])
         refusal = verdict.refusal or ""
+        reason = "{0}; {1} is made if pruning makes room".format(refusal, name) if refusal else ""
+        decisions = tuple(self.retainer.decide(listed.snapshots, self.situation.server_time, created))
         return replace(
-            base, create=name, vmstate=vmstate, reason=refusal, prune_first=refusal, warnings=_agent_warning(state, vmstate),
-            decisions=tuple(self.retainer.decide(listed.snapshots, self.situation.server_time, created)))
+            base, create=name, vmstate=vmstate, reason=reason, prune_first=refusal, needs=verdict.needs, decisions=decisions,
+            warnings=_agent_warning(state, vmstate))
 
     def _fresh(self, snapshots: Sequence[Snapshot]) -> str:
         """Why there is no need for another snapshot, or an empty text."""
@@ -289,8 +293,8 @@ def _storage_keys(state: GuestState, storages: Dict[str, Storage]) -> Dict[str, 
     }
 
 
-def _used_storages(situation: Situation) -> List[Storage]:
-    """The storages of the selected guests, a shared one once."""
+def _used_storages(situation: Situation, ledger: storage_guard.Ledger) -> List[Storage]:
+    """The storages of the selected guests and those that RAM goes to, a shared one once."""
     by_node = storage_guard.by_node(situation.resources.storages)
     used: Dict[Hashable, Storage] = {}
     for state in situation.states:
@@ -298,6 +302,9 @@ def _used_storages(situation: Situation) -> List[Storage]:
             storage = by_node.get(state.guest.node, {}).get(disk.storage)
             if storage is not None:
                 used.setdefault(storage.key, storage)
+    for storage in situation.resources.storages:
+        if storage.key in ledger.promised:
+            used.setdefault(storage.key, storage)
     return list(used.values())
 
 

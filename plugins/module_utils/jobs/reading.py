@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple, TypeVar
@@ -57,24 +58,35 @@ def read_situation(session: Session, cluster: Cluster, target: Target, with_conf
     pools = cluster.pool_members(sorted({pool for term in target.terms for pool in term.pools}))
     visible = {guest.vmid for guest in guests}
     invisible = {vmid: pool for pool, ids in pools.items() for vmid in ids if vmid not in visible}
+    hidden = [Guest(vmid, "", "", "unknown") for vmid in sorted(invisible)]
     chosen = selection.select(
-        target.terms, guests, {pool: frozenset(ids) for pool, ids in pools.items()}, frozenset(invisible))
+        target.terms, [*guests, *hidden], {pool: frozenset(ids) for pool, ids in pools.items()}, frozenset(invisible))
     templates = [guest for guest in chosen.selected if guest.template]
-    undecided = [(guest, "could not be decided: its name is unknown since node {0} does not answer".format(guest.node))
-                 for guest in chosen.undecided]
-    undecided += [
-        (Guest(vmid, "", "", "unknown"),
-         "member of pool '{0}', but not visible: grant VM.Audit on /vms/{1} or on the pool".format(pool, vmid))
-        for vmid, pool in sorted(invisible.items())
+    undecided = [
+        (guest, "member of pool '{0}', but not visible: grant VM.Audit on /vms/{1} or on the pool".format(
+            invisible[guest.vmid], guest.vmid))
+        if guest.vmid in invisible else
+        (guest, "could not be decided: its name is unknown since node {0} does not answer".format(guest.node))
+        for guest in chosen.undecided
     ]
+    newer = _Newer(cluster)
+
+    def read_at(guest: Guest) -> GuestState:
+        if not with_config:
+            return GuestState(guest, snapshots=cluster.snapshots(guest))
+        return GuestState(guest, configs.get(guest.vmid) or cluster.config(guest), cluster.snapshots(guest))
 
     def read(guest: Guest) -> GuestState:
         if guest.node in offline:
             return GuestState(guest, problem=errors.NodeUnreachable("node {0} is offline".format(guest.node)))
         try:
-            if not with_config:
-                return GuestState(guest, snapshots=cluster.snapshots(guest))
-            return GuestState(guest, configs.get(guest.vmid) or cluster.config(guest), cluster.snapshots(guest))
+            try:
+                return read_at(guest)
+            except errors.PveError as error:
+                moved = newer.guest(guest.vmid) if error.kind == errors.MOVED else None
+                if moved is None or moved.node == guest.node:
+                    raise
+                return read_at(moved)
         except errors.PveError as error:
             if errors.is_fatal(error):
                 raise
@@ -95,6 +107,22 @@ def read_situation(session: Session, cluster: Cluster, target: Target, with_conf
     )
 
 
+class _Newer:
+    """A second look at the resources, taken once and only when a guest is not where the first one had it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._lock = threading.Lock()
+        self._guests: Optional[Dict[int, Guest]] = None
+
+    def guest(self, vmid: int) -> Optional[Guest]:
+        """The guest as the cluster shows it now."""
+        with self._lock:
+            if self._guests is None:
+                self._guests = {guest.vmid: guest for guest in self._cluster.resources().guests}
+            return self._guests.get(vmid)
+
+
 def _name(
     cluster: Cluster, guests: Sequence[Guest], offline: Iterable[str]
 ) -> Tuple[List[Guest], Dict[int, GuestConfig]]:
@@ -107,6 +135,8 @@ def _name(
         except errors.PveError as error:
             if errors.is_fatal(error):
                 raise
+            return guest, None
+        except (AttributeError, KeyError, TypeError, ValueError):
             return guest, None
         return replace(guest, name=config.name or "", template=config.template), config
 

@@ -64,7 +64,8 @@ def run(job: Job, session: Session, secrets: frozenset[str], check: bool, diff: 
     plan = job.make_plan(situation)
     hooks = Hooks(
         job.limits.hook, job.limits.hook_timeout, job.label, job.keep, job.vmstate, session.host, secrets, check)
-    crew = Crew(session, cluster, Tasks(session, cluster), hooks, job.limits, job.retainer, job.guard)
+    crew = Crew(
+        session, cluster, Tasks(session, cluster), hooks, job.limits, job.retainer, job.guard, dict(plan.promised), began)
     warnings = outcome.run_warnings(plan, situation)
     if check:
         outcomes = _show(plan, hooks, job.name)
@@ -76,6 +77,7 @@ def run(job: Job, session: Session, secrets: frozenset[str], check: bool, diff: 
     if crew.fatal is not None:
         extra["failure"] = crew.fatal.failure()
     result = outcome.result(outcomes, plan, situation, extra, job.limits.full, diff)
+    result["broken"] += crew.broken
     message = verdict.message or _message(result["summary"], check)
     return Report(result, verdict.red, message, tuple(warnings))
 

@@ -54,7 +54,8 @@ class Decision:
 class Sorted:
     """A guest's snapshots, told apart.
 
-    ``whole``: managed ones by label, oldest first. ``broken``: unfinished ones on an unlocked guest.
+    ``whole``: managed ones by label, oldest first. ``broken``: unfinished ones on an unlocked guest,
+    foreign ones among them with an empty label.
     ``in_progress``: the same under a lock. ``suspect``: whole ones whose ``snaptime`` cannot be
     trusted (law 13). ``skewed``: names of whole ones whose order by time and by parent differ.
     """
@@ -84,6 +85,8 @@ def sort_snapshots(
         label = recognition.label_of(snapshot)
         if label is None:
             foreign.append(snapshot)
+            if snapshot.snapstate:
+                unfinished.append(("", snapshot))
         elif snapshot.snapstate:
             unfinished.append((label, snapshot))
         elif not believable(snapshot, server_time):

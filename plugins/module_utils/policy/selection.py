@@ -140,34 +140,29 @@ def select(
     """Apply the terms.
 
     ``pools`` maps a pool in lower case to the ids of its members (sub-pools included) as the pool
-    itself names them; ``invisible`` are members that the resource list does not show: the caller
-    reports them, here they only keep their pool's term from counting as unmatched.
+    itself names them. ``invisible`` are the ids of guests that only a pool knows: nothing else of them
+    is known, ``@all`` does not mean them, and one that is meant is undecided.
     """
-    undecided_names = any(guest.name is None for guest in guests)
-    found: Dict[Term, List[Guest]] = {}
-    for term in terms:
-        found[term] = [guest for guest in guests if _matches(term, guest, pools) is True]
+    verdicts = {
+        term: [_matches(term, guest, pools, guest.vmid in invisible) for guest in guests] for term in terms}
     selected, undecided = [], []
-    for guest in guests:
-        included = _any(
-            [_decided(term, guest, pools, found[term]) for term in terms if not term.exclude])
-        excluded = _any([_decided(term, guest, pools, found[term]) for term in terms if term.exclude])
+    for number, guest in enumerate(guests):
+        included = _any([verdicts[term][number] for term in terms if not term.exclude])
+        excluded = _any([verdicts[term][number] for term in terms if term.exclude])
         if included is False or excluded is True:
             continue
-        if included is True and excluded is False:
+        if included is True and excluded is False and guest.vmid not in invisible:
             selected.append(guest)
         else:
             undecided.append(guest)
+    nameless = any(guest.name is None for guest in guests)
     unmatched = tuple(
-        Unmatched(term.text, term.exclude, _reason(term, undecided_names))
-        for term in terms
-        if not found[term] and not any(pools.get(pool, frozenset()) & invisible for pool in term.pools)
-    )
+        Unmatched(term.text, term.exclude, _reason(term, nameless)) for term in terms if True not in verdicts[term])
     return Selection(tuple(selected), tuple(undecided), unmatched)
 
 
-def _reason(term: Term, undecided_names: bool) -> str:
-    if term.by_name and undecided_names:
+def _reason(term: Term, nameless: bool) -> str:
+    if term.by_name and nameless:
         return "could not be decided: the cluster does not tell the names of some guests"
     if term.pools:
         return "matched no guest; is the pool's name right, and does the token have Pool.Audit and VM.Audit on it?"
@@ -180,26 +175,18 @@ def _any(values: Sequence[Optional[bool]]) -> Optional[bool]:
     return None if None in values else False
 
 
-def _decided(
-    term: Term, guest: Guest, pools: Dict[str, frozenset[int]], found: Sequence[Guest]
-) -> Optional[bool]:
-    """As _matches; an exact name that is found elsewhere is not looked for among nameless guests too."""
-    verdict = _matches(term, guest, pools)
-    if verdict is None and found and not any(atom.kind == "pattern" for atom in term.atoms):
-        return False
-    return verdict
-
-
-def _matches(term: Term, guest: Guest, pools: Dict[str, frozenset[int]]) -> Optional[bool]:
-    verdicts = [_atom_matches(atom, guest, pools) for atom in term.atoms]
+def _matches(term: Term, guest: Guest, pools: Dict[str, frozenset[int]], invisible: bool) -> Optional[bool]:
+    verdicts = [_atom_matches(atom, guest, pools, invisible) for atom in term.atoms]
     if False in verdicts:
         return False
     return None if None in verdicts else True
 
 
-def _atom_matches(atom: _Atom, guest: Guest, pools: Dict[str, frozenset[int]]) -> Optional[bool]:
+def _atom_matches(atom: _Atom, guest: Guest, pools: Dict[str, frozenset[int]], invisible: bool) -> Optional[bool]:
+    if invisible and atom.kind in ("node", "type", "tag"):
+        return None
     if atom.kind == "all":
-        return True
+        return not invisible
     if atom.kind == "range":
         return atom.low <= guest.vmid <= atom.high
     if atom.kind == "node":

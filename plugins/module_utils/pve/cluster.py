@@ -42,7 +42,7 @@ class Cluster:
         nodes: List[Node] = []
         guests: List[Guest] = []
         storages: List[Storage] = []
-        for item in self._session.read("cluster", "resources").data:
+        for item in self._session.read("cluster", "resources").data or []:
             kind = item.get("type")
             if kind == "node":
                 nodes.append(Node(str(item["node"]), str(item.get("status", "unknown"))))
@@ -71,7 +71,7 @@ class Cluster:
         are left out.
         """
         members: Dict[str, List[int]] = {pool: [] for pool in pools}
-        names = [str(item["poolid"]) for item in self._session.read("pools").data] if pools else []
+        names = [str(item["poolid"]) for item in self._session.read("pools").data or []] if pools else []
         for name in names:
             wanted = [pool for pool in pools if name.lower() == pool or name.lower().startswith(pool + "/")]
             if wanted:
@@ -98,7 +98,7 @@ def _guest(item: Dict[str, Any]) -> Guest:
         node=str(item["node"]),
         status=str(item.get("status", "unknown")),
         name=_text(item.get("name")),
-        template=None if template is None else bool(int(template)),
+        template=None if template is None else _flag(template),
         lock=_text(item.get("lock")),
         tags=tuple(tag for tag in _TAGS.split(str(item.get("tags") or "")) if tag),
         pool=_text(item.get("pool")),
@@ -110,7 +110,7 @@ def _storage(item: Dict[str, Any]) -> Storage:
         name=str(item["storage"]),
         node=str(item["node"]),
         type=str(item.get("plugintype", "")),
-        shared=bool(int(item.get("shared") or 0)),
+        shared=_flag(item.get("shared")),
         available=item.get("status") == "available",
         used=_number(item.get("disk")),
         size=_number(item.get("maxdisk")),
@@ -120,7 +120,7 @@ def _storage(item: Dict[str, Any]) -> Storage:
 def _config(kind: str, data: Dict[str, Any]) -> GuestConfig:
     return GuestConfig(
         name=_text(data.get("hostname" if kind == LXC else "name")),
-        template=bool(int(data.get("template") or 0)),
+        template=_flag(data.get("template")),
         lock=_text(data.get("lock")),
         memory=_memory(data.get("memory"), 512),
         agent=_agent_enabled(str(data.get("agent") or "")),
@@ -167,7 +167,7 @@ def _snapshots(data: List[Dict[str, Any]]) -> SnapshotList:
     running = False
     for item in data:
         if item["name"] == "current":
-            running = bool(int(item.get("running") or 0))
+            running = _flag(item.get("running"))
             continue
         found.append(Snapshot(
             name=str(item["name"]),
@@ -175,9 +175,14 @@ def _snapshots(data: List[Dict[str, Any]]) -> SnapshotList:
             description=str(item.get("description") or "").rstrip(),
             parent=_text(item.get("parent")),
             snapstate=_text(item.get("snapstate")),
-            vmstate=bool(int(item.get("vmstate") or 0)),
+            vmstate=_flag(item.get("vmstate")),
         ))
     return SnapshotList(tuple(found), running)
+
+
+def _flag(value: Any) -> bool:
+    """A boolean in any of the forms that PVE has for one (api-facts 2.1)."""
+    return str(value).lower() in ("1", "on", "yes", "true")
 
 
 def _text(value: Any) -> Optional[str]:
@@ -185,4 +190,8 @@ def _text(value: Any) -> Optional[str]:
 
 
 def _number(value: Any) -> Optional[int]:
-    return None if value is None else int(value)
+    """An integer; None for what is absent or no number."""
+    try:
+        return None if value is None else int(float(value))
+    except (TypeError, ValueError):
+        return None

@@ -52,6 +52,7 @@ RETRY_FIRST = 0.25
 RETRY_MAX = 5.0
 TICKET_RENEW_AGE = 3600.0  # half of a ticket's life (api-facts 1.1)
 NODE_STATUS = frozenset((595, 596, 597, 598, 599))
+NODE_MEMORY = 60.0  # seconds that a node which did not answer is asked once instead of ATTEMPTS times
 GATEWAY_STATUS = frozenset((502, 503, 504))
 NOT_SENT_STATUS = 595  # api-facts 5.2: the connection to the target was never made
 NO_WORKER = "got no worker upid"  # api-facts 4.1: the fork failed, nothing runs
@@ -278,6 +279,7 @@ class Session:
         self._current = 0
         self._expected: Optional[frozenset[str]] = None
         self._verified: Set[int] = set()
+        self._silent: Dict[str, float] = {}
         self._bases = [base_url(host, port) for host in hosts]
         self._auth = self._authenticator(credentials, verify, (min(CONNECT_TIMEOUT, timeout), timeout))
         self._ticket_auth = self._auth if isinstance(self._auth, _TicketAuth) else None
@@ -318,7 +320,7 @@ class Session:
         Raises a PveError: HostUnreachable when no host answers, NodeUnreachable when the target node
         does not.
         """
-        return self._repeated(lambda: self._call("get", path, params), _read_may_repeat)
+        return self._repeated(path, lambda: self._call("get", path, params), _read_may_repeat)
 
     def write(self, method: str, *path: object, **params: Any) -> Any:
         """POST or DELETE; returns the data (a UPID).
@@ -326,17 +328,29 @@ class Session:
         Sent again only where it is certain that nothing ran: no connection, 595, ``got no worker
         upid`` (api-facts 4.1). LostWrite when it may have run.
         """
-        return self._repeated(lambda: self._call(method, path, params), _write_may_repeat).data
+        return self._repeated(path, lambda: self._call(method, path, params), _write_may_repeat).data
 
-    def _repeated(self, call: Callable[[], Answer], may_repeat: Callable[[errors.PveError], bool]) -> Answer:
-        """Repeat a call with a growing pause while its failure allows it, ATTEMPTS times at the most."""
+    def _repeated(
+        self, path: Tuple[object, ...], call: Callable[[], Answer], may_repeat: Callable[[errors.PveError], bool]
+    ) -> Answer:
+        """Repeat a call with a growing pause while its failure allows it, ATTEMPTS times at the most.
+
+        A node that stayed silent through that is asked only once for a while: its other guests must not
+        hold up those of the living nodes.
+        """
+        node = str(path[1]) if path[0] == "nodes" and len(path) > 1 else ""
         attempt = 0
         while True:
             try:
-                return call()
+                answer = call()
+                self._silent.pop(node, None)
+                return answer
             except errors.PveError as error:
                 attempt += 1
-                if attempt == ATTEMPTS or not may_repeat(error):
+                silent = time.monotonic() - self._silent.get(node, -NODE_MEMORY) < NODE_MEMORY
+                if attempt == ATTEMPTS or not may_repeat(error) or silent and isinstance(error, errors.NodeUnreachable):
+                    if isinstance(error, errors.NodeUnreachable):
+                        self._silent[node] = time.monotonic()
                     raise
             self._back_off(attempt)
 
@@ -424,8 +438,9 @@ class Session:
         text = _cause(error)
         if "CERTIFICATE_VERIFY_FAILED" in text or "doesn't match" in text:
             return errors.UntrustedCertificate(
-                "the certificate of {0} is not trusted ({1}); set ca_path to the cluster's CA (the file "
-                "/etc/pve/pve-root-ca.pem of a node), or validate_certs to false to go without".format(origin, text))
+                "the certificate of {0} is not trusted ({1}); ca_path must hold the CA that signed it (for "
+                "Proxmox VE's own certificates a copy of /etc/pve/pve-root-ca.pem of a node of this cluster); validate_certs: "
+                "false goes without".format(origin, text))
         return errors.HostUnreachable("{0} does not answer: {1}".format(origin, text))
 
 

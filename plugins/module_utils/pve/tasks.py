@@ -26,6 +26,7 @@ POLL_MAX = 5.0
 LOST_WAIT = 35.0  # law 8: longer than the 30 s that Proxmox's own proxy waits (api-facts 5.2)
 LOST_POLL = 2.0
 LOST_WRITES = 2
+NODE_PATIENCE = 120.0  # seconds that a node may be silent while one of its tasks is awaited
 CLOCK_SKEW = 600  # between the API host and the guest's node, seconds
 
 
@@ -79,6 +80,8 @@ class Tasks:
         self._sleep = sleep
         self._lock = threading.Lock()
         self._known: Set[str] = set()
+        # When a write was lost, by guest, method and name: it stays lost when it is tried again after a wait.
+        self._lost: Dict[Tuple[int, str, str], int] = {}
 
     def create(
         self, guest: Guest, name: str, description: str, vmstate: bool, timeout: float,
@@ -94,7 +97,7 @@ class Tasks:
         params: Dict[str, Any] = {"snapname": name, "description": description}
         if vmstate and guest.type != LXC:
             params["vmstate"] = True
-        began = self._session.clock.now()
+        began = self._lost.get((guest.vmid, "post", name), self._session.clock.now())
         path = ("nodes", guest.node, guest.type, guest.vmid, "snapshot")
 
         def made() -> bool:
@@ -103,7 +106,7 @@ class Tasks:
                 snapshot.description == description.rstrip() and snapshot.snaptime >= began - CLOCK_SKEW)
 
         kind = "vzsnapshot" if guest.type == LXC else "qmsnapshot"
-        return self._run(guest, kind, ("post", path, params), made, errors.CLASH, timeout, started)
+        return self._run(guest, name, kind, ("post", path, params), made, errors.CLASH, timeout, started)
 
     def delete(
         self, guest: Guest, name: str, timeout: float, started: Callable[[str], None], force: bool = False
@@ -117,7 +120,7 @@ class Tasks:
 
         kind = "vzdelsnapshot" if guest.type == LXC else "qmdelsnapshot"
         try:
-            return self._run(guest, kind, ("delete", path, params), gone, errors.GONE, timeout, started)
+            return self._run(guest, name, kind, ("delete", path, params), gone, errors.GONE, timeout, started)
         except errors.TaskFailed as error:
             if error.kind == errors.GONE:
                 return Done(error.upid, "it was already gone")
@@ -150,6 +153,7 @@ class Tasks:
     def _run(
         self,
         guest: Guest,
+        name: str,
         kind: str,
         call: Tuple[str, Tuple[object, ...], Dict[str, Any]],
         effect: Callable[[], bool],
@@ -163,12 +167,14 @@ class Tasks:
         ("already used", "does not exist") that means success only after our own lost write.
         """
         method, path, params = call
+        key = (guest.vmid, method, name)
         sent = 0
         while True:
             try:
                 upid = str(self._session.write(method, *path, **params))
             except errors.LostWrite:
                 sent += 1
+                self._lost.setdefault(key, self._session.clock.now())
                 done = self._look_for(guest, kind, effect, timeout, started)
                 if done is not None:
                     return done
@@ -178,7 +184,7 @@ class Tasks:
             try:
                 return self._await(upid, timeout, started)
             except errors.TaskFailed as failed:
-                if sent and failed.kind == after_loss and effect():
+                if key in self._lost and failed.kind == after_loss and effect():
                     return Done(upid)
                 if failed.kind == errors.UNKNOWN_RESULT and effect():
                     return Done(upid, failed.message)
@@ -187,25 +193,35 @@ class Tasks:
     def _look_for(
         self, guest: Guest, kind: str, effect: Callable[[], bool], timeout: float, started: Callable[[str], None]
     ) -> Optional[Done]:
-        """The task of a lost write, by guest and type, or its effect; None when neither shows up in 35 s."""
+        """The task of a lost write, by guest and type, or its effect; None when neither shows up in 35 s.
+
+        What cannot be read is asked again until then; NodeUnreachable when it still cannot be read, since
+        nothing may be sent again without knowing (law 8).
+        """
         since = self._session.clock.now() - CLOCK_SKEW
         deadline = self._clock() + LOST_WAIT
         seen: Set[str] = set()
         upid: Optional[str] = None
         while True:
-            for candidate in self._candidates(guest, kind, since):
-                if candidate in seen:
-                    continue
-                seen.add(candidate)
-                upid = candidate
-                try:
-                    self._await(candidate, timeout, started)
-                except errors.TaskFailed:
-                    pass  # its effect decides; it may be another's task
-            if effect():
-                return Done(upid)
-            if self._clock() >= deadline:
-                return None
+            late = self._clock() >= deadline
+            try:
+                for candidate in self._candidates(guest, kind, since):
+                    if candidate in seen:
+                        continue
+                    seen.add(candidate)
+                    upid = candidate
+                    try:
+                        self._await(candidate, timeout, started)
+                    except errors.TaskFailed:
+                        pass  # its effect decides; it may be another's task
+                if effect():
+                    return Done(upid)
+            except errors.NodeUnreachable:
+                if late:
+                    raise
+            else:
+                if late:
+                    return None
             self._sleep(LOST_POLL)
 
     def _candidates(self, guest: Guest, kind: str, since: int) -> List[str]:
@@ -226,11 +242,22 @@ class Tasks:
         node = Upid.parse(upid).node
         deadline = self._clock() + timeout if timeout else None
         pause = POLL_FIRST
+        silent_since: Optional[float] = None
         while True:
             left = None if deadline is None else deadline - self._clock()
             self._sleep(min(pause * random.uniform(0.8, 1.2), POLL_MAX if left is None else max(left, 0.05)))
             pause = min(pause * 1.5, POLL_MAX)
-            status = self._session.read("nodes", node, "tasks", upid, "status").data
+            try:
+                status = self._session.read("nodes", node, "tasks", upid, "status").data
+                silent_since = None
+            except errors.NodeUnreachable as error:
+                # A create that runs is not given up because its node's API is busy.
+                silent_since = self._clock() if silent_since is None else silent_since
+                if self._clock() - silent_since > NODE_PATIENCE:
+                    raise errors.NodeUnreachable(error.message, error.status, upid=upid) from error
+                status = {}
+            except errors.BadParameter as error:
+                raise errors.TaskFailed(error.message, error.status, upid=upid) from error
             if status.get("status") == "stopped":
                 return self._judge(upid, str(status.get("exitstatus", "")))
             if deadline is not None and self._clock() >= deadline:
