@@ -361,9 +361,9 @@ def test_law_14_deletes_are_bounded_apart() -> None:
 def test_law_14_volume_chain_lvm_is_worked_on_one_by_one() -> None:
     guests = [guest(100 + n, storage="chain", config={"scsi0": "chain:vm-{0}-disk-0.qcow2,size=1G".format(100 + n)},
                     create_seconds=0.1) for n in range(4)]
-    storages = {"chain": {"type": "lvm", "shared": 1, "size": "1T", "used": "10G"}}
+    storages = {"chain": {"type": "lvm", "snapshot-as-volume-chain": 1, "shared": 1, "size": "1T", "used": "10G"}}
     with Running(world(*guests, storages=storages)) as cluster:
-        run_snap(cluster)
+        assert run_snap(cluster).result["summary"]["created"] == 4
         assert cluster.pve.running_peak == 1
 
 

@@ -563,6 +563,14 @@ class SimulatedPve(FakePve):
                 raise TaskError("storage '{0}' is not online ".format(sid))
         await self.pause(self._seconds(vm, "create"))
 
+    def _qm_can_snapshot(self, config: dict[str, Any]) -> bool:
+        """A qcow2 volume on a storage with volume chains can be snapshotted (547-577)."""
+        chains = tuple(name + ":" for name, store in self.storages.items() if store.get("snapshot-as-volume-chain"))
+        others = {
+            key: value for key, value in config.items()
+            if not (chains and str(value).startswith(chains) and ".qcow2" in str(value))}
+        return bool(super()._qm_can_snapshot(others))
+
     def _fail_write(self, kind: str, vmid: int) -> None:
         """Without quorum the config cannot be written, in the task (api-facts 5.3)."""
         if not self.quorate:
