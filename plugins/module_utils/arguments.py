@@ -139,10 +139,13 @@ LIMITS = ArgumentSpec(
         "on_hook_failure": {"type": "str", "choices": ["continue", "skip_guest"], "default": "continue"},
         "timeout": {"type": "str", "default": "30m"},
         "run_timeout": {"type": "str", "default": "0"},
-        "max_parallel": {"type": "int", "default": 16},
-        "max_parallel_per_node": {"type": "int", "default": 4},
-        "max_parallel_per_storage": {"type": "int", "default": 4},
-        "max_parallel_deletes": {"type": "int", "default": 4},
+        "max_parallel": {"type": "int", "default": 64},
+        "max_parallel_per_node": {"type": "int", "default": 8},
+        "max_parallel_per_storage": {"type": "int"},
+        "max_parallel_deletes": {"type": "int", "default": 48},
+        "max_parallel_deletes_per_node": {"type": "int", "default": 6},
+        "max_parallel_deletes_per_storage": {"type": "int", "default": 12},
+        "state_dir": {"type": "path"},
         "fail_on": {"type": "str", "choices": ["any", "all", "never"], "default": "any"},
         "verbosity": {"type": "str", "choices": ["normal", "full"], "default": "normal"},
     }
@@ -163,7 +166,12 @@ LABELS = {"type": "list", "elements": "str"}
 SNAP = CONNECTION.merge(SELECTION, EXPECT_GUESTS, RECOGNITION, RETENTION, LIMITS, SNAP_ONLY)
 CLEAN = CONNECTION.merge(
     SELECTION, RECOGNITION, RETENTION, LIMITS,
-    ArgumentSpec({"label": {**LABELS, "required": True}}, required_one_of=(("keep", "retention"),)),
+    ArgumentSpec(
+        {
+            "label": {**LABELS, "required": True},
+            "repair": {"type": "str", "choices": ["report", "retry", "force"], "default": "report"},
+        },
+        required_one_of=(("keep", "retention"),)),
 )
 INFO = CONNECTION.merge(
     SELECTION, EXPECT_GUESTS, RECOGNITION, ArgumentSpec({"label": {**LABELS, "default": ["*"]}}))
@@ -205,8 +213,12 @@ class RunLimits:
     run_timeout: float
     max_parallel: int
     max_parallel_per_node: int
-    max_parallel_per_storage: int
+    max_parallel_per_storage: Optional[int]
     max_parallel_deletes: int
+    max_parallel_deletes_per_node: int
+    max_parallel_deletes_per_storage: int
+    state_dir: str
+    repair: str
     fail_on: str
     full: bool
 
@@ -536,13 +548,28 @@ def _limits(params: Mapping[str, Any]) -> RunLimits:
         veto=params["on_hook_failure"] == "skip_guest",
         timeout=float(duration("timeout", params["timeout"])),
         run_timeout=float(duration("run_timeout", params["run_timeout"])),
-        max_parallel=_at_least_one("max_parallel", params["max_parallel"]),
-        max_parallel_per_node=_at_least_one("max_parallel_per_node", params["max_parallel_per_node"]),
-        max_parallel_per_storage=_at_least_one("max_parallel_per_storage", params["max_parallel_per_storage"]),
-        max_parallel_deletes=_at_least_one("max_parallel_deletes", params["max_parallel_deletes"]),
+        **_parallel(params),
+        state_dir=params["state_dir"] or default_state_dir(os.environ),
+        repair=params.get("repair") or "report",
         fail_on=params["fail_on"],
         full=params["verbosity"] == "full",
     )
+
+
+def _parallel(params: Mapping[str, Any]) -> Dict[str, Any]:
+    """The limits that law 14 is about; only the one per storage may be unset."""
+    return {
+        name: None if params[name] is None else _at_least_one(name, params[name])
+        for name in LIMITS.options if name.startswith("max_parallel")}
+
+
+def default_state_dir(environ: Mapping[str, str]) -> str:
+    """Where systemd, or the XDG rules, keep a service's or a user's state."""
+    given = environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        return given
+    home = environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(home, "pve.autosnap")
 
 
 def _hook(path: Optional[str]) -> Optional[str]:

@@ -6,15 +6,19 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import pytest
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs import acting
-from ansible_collections.pve.autosnap.plugins.module_utils.pve import tasks
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import tasks, watcher
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Poll and give up sooner."""
-    monkeypatch.setattr(tasks, "POLL_FIRST", 0.05)
+def impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """Poll and give up sooner; runs leave nothing in the home of who tests."""
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    monkeypatch.setattr(watcher, "POLL_FIRST", 0.05)
+    monkeypatch.setattr(watcher, "POLL_MIN", 0.05)
     monkeypatch.setattr(tasks, "LOST_WAIT", 1.0)
     monkeypatch.setattr(tasks, "LOST_POLL", 0.1)
     monkeypatch.setattr(acting, "LOCK_POLL", 0.2)

@@ -172,7 +172,7 @@ def test_law_5_a_created_snapshot_that_is_not_in_the_list_stops_the_prune(monkey
         original = acting.GuestRun._take
 
         def vanish(self: Any, name: str) -> Any:
-            done = original(self, name)
+            done = yield from original(self, name)
             cluster.pve.drop_snapshot(cluster.pve.guest(100), name)
             return done
 
@@ -237,7 +237,7 @@ def test_law_8_already_used_without_a_lost_post_is_a_failure(monkeypatch: pytest
 
         def overtaken(self: Any, name: str) -> Any:
             cluster.pve.guest(100).snapshots[name] = {"snaptime": int(time.time()), "description": "cv4pve-autosnap"}
-            return original(self, name)
+            return (yield from original(self, name))
 
         monkeypatch.setattr(acting.GuestRun, "_take", overtaken)
         report = run_snap(cluster)

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.pve.autosnap.plugins.module_utils.arguments import InputError
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs import reading
 from ansible_collections.pve.autosnap.plugins.module_utils.pve import session as session_module
-from ansible_collections.pve.autosnap.plugins.module_utils.pve import tasks
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import tasks, watcher
 from ansible_collections.pve.autosnap.plugins.module_utils.pve.errors import (
     AuthenticationFailed,
     HostUnreachable,
@@ -375,7 +376,7 @@ def test_a_silent_node_is_not_asked_again_and_again(monkeypatch: pytest.MonkeyPa
         assert entry(report, 100)["status"] == "created"
         assert report.result["summary"]["unreachable"] == 20
         asked = [path for _method, path, *_rest in cluster.pve.log if "/nodes/pve2/" in path]
-        assert len(asked) <= 8 * session_module.ATTEMPTS + 20
+        assert len(asked) <= reading.READERS * session_module.ATTEMPTS + 20
 
 
 @pytest.mark.parametrize("answer", [(596, "Connection timed out"), (595, "No route to host")])
@@ -400,7 +401,11 @@ def test_a_lost_post_is_remembered_while_its_guest_waits_for_a_lock(monkeypatch:
     """Law 8: the answer was lost, nothing was found, the next try met a lock, the one after it "already used"."""
     with Running(world(guest(100))) as cluster:
         cluster.pve.fault("POST", r"/snapshot$")
-        monkeypatch.setattr(tasks.Tasks, "_look_for", lambda self, *unused: None)
+
+        def nothing(self: Any, *unused: Any) -> Any:
+            yield from ()
+
+        monkeypatch.setattr(tasks.Tasks, "_look_for", nothing)
         cluster.pve.task_errors[(100, "qmsnapshot")] = ["WARNINGS: 1", "VM is locked (backup)"]
         report = run_snap(cluster)
         assert entry(report, 100)["status"] == "created"
@@ -583,10 +588,10 @@ def test_api_calls_of_a_steady_state_run_on_100_guests(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the pace of real life: 2 s a create, 3 s a delete, and our own polling."""
-    monkeypatch.setattr(tasks, "POLL_FIRST", 0.5)
+    monkeypatch.setattr(watcher, "POLL_FIRST", 0.5)
     many = {"first": 1000, "count": 100, "name": "vm", "nodes": ["pve1", "pve2"], "guest": guest(0, snapshots=daily(3))}
     with Running(world(many=many, create_seconds=2, delete_seconds=3)) as cluster:
-        report = run_snap(cluster, keep=3, max_parallel_per_node=8, max_parallel_per_storage=16, max_parallel_deletes=16)
+        report = run_snap(cluster, keep=3)
         assert report.result["summary"]["created"] == 100
         assert sum(len(item["pruned"]) for item in report.result["guests"]) == 100
         with capsys.disabled():
@@ -647,5 +652,5 @@ def test_a_bad_name_never_reaches_the_server(name: str) -> None:
 
         unconnected = Tasks(None, None)  # type: ignore[arg-type]
         with pytest.raises(PveError, match=re.escape(repr(name))):
-            unconnected.create(Guest(100, "qemu", "pve1", "running"), name, "x", False, 1.0, lambda upid: None)
+            next(unconnected.create(Guest(100, "qemu", "pve1", "running"), name, "x", False, 1.0, lambda upid: None))
         assert not cluster.pve.log

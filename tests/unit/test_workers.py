@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from typing import Any, Callable, Generator
 
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.workers import (
     CREATE,
     DELETE,
     Bounds,
+    Dropped,
     Later,
-    Work,
+    Limits,
+    Slot,
+    Stop,
     Workers,
 )
+from ansible_collections.pve.autosnap.plugins.module_utils.pve.tasks import Pause, TaskTimeout
+from ansible_collections.pve.autosnap.plugins.module_utils.pve.watcher import Watcher
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+Steps = Generator[object, Any, None]
 
 
 class Meter:
@@ -29,114 +36,187 @@ class Meter:
         self.now: dict[Any, int] = {}
         self.peak: dict[Any, int] = {}
 
-    def measured(self, *keys: Any) -> Any:
-        def run() -> None:
-            with self.lock:
-                for key in keys:
-                    self.now[key] = self.now.get(key, 0) + 1
-                    self.peak[key] = max(self.peak.get(key, 0), self.now[key])
-            time.sleep(0.002)
-            with self.lock:
-                for key in keys:
-                    self.now[key] -= 1
-        return run
+    def count(self, keys: list[Any], by: int) -> None:
+        with self.lock:
+            for key in keys:
+                self.now[key] = self.now.get(key, 0) + by
+                self.peak[key] = max(self.peak.get(key, 0), self.now[key])
 
 
-def never() -> None:
-    return None
+class Job:
+    """A job made of a generator function."""
+
+    def __init__(self, make: Callable[[], Steps]) -> None:
+        self.make = make
+        self.errors: list[Exception] = []
+
+    def steps(self) -> Steps:
+        return self.make()
+
+    def crashed(self, error: Exception) -> None:
+        self.errors.append(error)
 
 
+def work(*jobs: Callable[[], Steps], creates: int = 9, deletes: int = 9, bounds: Bounds | None = None,
+         stop: Callable[[], Stop | None] = lambda: None) -> list[Job]:
+    made = [Job(job) for job in jobs]
+    bounds = bounds or Bounds(Limits(creates, 9, 9), Limits(deletes, 9, 9))
+    Workers(bounds, Watcher(None), stop, 8).run(made)  # type: ignore[arg-type]
+    return made
+
+
+def in_slot(slot: Slot, do: Callable[[], object]) -> Callable[[], Steps]:
+    def steps() -> Steps:
+        yield slot
+        do()
+    return steps
+
+
+limits = st.builds(Limits, st.integers(1, 6), st.integers(1, 3), st.integers(1, 3))
 pieces = st.lists(st.tuples(st.sampled_from([CREATE, DELETE]), st.integers(0, 3), st.sets(st.integers(0, 3))), max_size=25)
 
 
 @settings(max_examples=40, deadline=None)
-@given(pieces, st.integers(1, 6), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
-def test_no_limit_is_ever_exceeded(
-    work: list[tuple[str, int, set[int]]], total: int, per_node: int, per_storage: int, deletes: int
+@given(pieces, limits, limits)
+def test_no_limit_is_ever_exceeded_and_everything_ends(
+    wanted: list[tuple[str, int, set[int]]], creates: Limits, deletes: Limits
 ) -> None:
-    """Law 14."""
+    """Law 14. A slot is held through a Pause, as it is while a task runs."""
     meter = Meter()
-    made = [
-        Work(meter.measured("all", kind, ("node", node), *[("storage", s) for s in stores]), kind, str(node), tuple(stores))
-        for kind, node, stores in work
-    ]
-    Workers(Bounds(total, per_node, per_storage, deletes), never).run(made)
-    assert meter.peak.get("all", 0) <= total
-    assert meter.peak.get(DELETE, 0) <= deletes
-    for key, peak in meter.peak.items():
-        if isinstance(key, tuple):
-            assert peak <= (per_node if key[0] == "node" else per_storage)
+
+    def job(kind: str, node: int, stores: set[int]) -> Callable[[], Steps]:
+        keys = [kind, (kind, "node", node), *[(kind, "storage", store) for store in stores]]
+
+        def steps() -> Steps:
+            yield Slot(kind, str(node), tuple(stores))
+            meter.count(keys, 1)
+            yield Pause(0.002, "")
+            meter.count(keys, -1)
+        return steps
+
+    work(*[job(*piece) for piece in wanted], bounds=Bounds(creates, deletes))
+    for kind, bound in ((CREATE, creates), (DELETE, deletes)):
+        assert meter.peak.get(kind, 0) <= bound.total
+        for key, peak in meter.peak.items():
+            if key[:2] in ((kind, "node"), (kind, "storage")):
+                assert peak <= (bound.per_node if key[1] == "node" else bound.per_storage)
     assert all(count == 0 for count in meter.now.values())
-
-
-def test_everything_runs_once_and_what_follows_too() -> None:
-    done: list[str] = []
-
-    def second() -> None:
-        done.append("second")
-
-    def first() -> Work:
-        done.append("first")
-        return Work(second, DELETE, "n")
-
-    Workers(Bounds(2, 2, 2, 2), never).run([Work(first, CREATE, "n")])
-    assert done == ["first", "second"]
 
 
 def test_deletes_wait_for_creates_that_are_ready() -> None:
     order: list[str] = []
-    work = [Work(lambda: order.append("delete"), DELETE, "n")] + [
-        Work(lambda: order.append("create"), CREATE, "n") for _number in range(3)]
-    Workers(Bounds(1, 9, 9, 9), never).run(work)
+    jobs = [in_slot(Slot(DELETE, "n", serial=("s",)), lambda: order.append("delete"))]
+    jobs += [in_slot(Slot(CREATE, "n", serial=("s",)), lambda: order.append("create")) for _number in range(3)]
+    work(*jobs)
     assert order == ["create", "create", "create", "delete"]
 
 
-def test_waiting_work_holds_nobody_up() -> None:
+def test_the_slot_is_free_while_a_job_waits() -> None:
     order: list[str] = []
-    tries: list[int] = []
 
-    def locked() -> Any:
-        tries.append(1)
-        if len(tries) < 3:
-            return Later(0.05)
+    def locked() -> Steps:
+        for _number in range(2):
+            yield Slot(CREATE, "n")
+            yield Later(0.05)
+        yield Slot(CREATE, "n")
         order.append("locked")
-        return None
 
-    Workers(Bounds(1, 1, 1, 1), never).run(
-        [Work(locked, CREATE, "n"), Work(lambda: order.append("other"), DELETE, "n")])
+    work(locked, in_slot(Slot(CREATE, "n"), lambda: order.append("other")), creates=1)
     assert order == ["other", "locked"]
 
 
+def test_the_next_slot_gives_the_first_one_back() -> None:
+    order: list[str] = []
+
+    def both(name: str) -> Callable[[], Steps]:
+        def steps() -> Steps:
+            yield Slot(CREATE, "n")
+            order.append(name + " create")
+            yield Slot(DELETE, "n")
+            order.append(name + " delete")
+        return steps
+
+    work(both("a"), both("b"), creates=1, deletes=1)
+    assert sorted(order) == ["a create", "a delete", "b create", "b delete"]
+
+
+def test_the_emptiest_node_is_served_first() -> None:
+    order: list[str] = []
+
+    def hold(node: str, seconds: float) -> Callable[[], Steps]:
+        def steps() -> Steps:
+            yield Slot(CREATE, node)
+            order.append(node)
+            yield Pause(seconds, "")
+        return steps
+
+    work(hold("a", 0.6), hold("c", 0.3), hold("a", 0), hold("b", 0), creates=2)
+    assert order == ["a", "c", "b", "a"]
+
+
+def stopped_after(began: list[int], at_once: bool) -> Callable[[], Stop | None]:
+    return lambda: Stop("enough", at_once) if began else None
+
+
 def test_stop_drops_what_has_not_started() -> None:
-    dropped: list[str] = []
     began: list[int] = []
+    seen: list[object] = []
 
-    def run() -> None:
+    def steps() -> Steps:
+        try:
+            yield Slot(CREATE, "n")
+            began.append(1)
+            yield Pause(0.05, "what it was")
+            seen.append("done")
+        except Dropped as dropped:
+            seen.append(dropped.reason)
+
+    work(*[steps] * 5, creates=1, stop=stopped_after(began, at_once=False))
+    assert seen.count("enough") == 4
+    assert seen.count("done") == 1
+
+
+def test_stop_at_once_waits_for_nothing() -> None:
+    began: list[int] = []
+    seen: list[str] = []
+
+    def steps() -> Steps:
+        yield Slot(CREATE, "n")
         began.append(1)
-        time.sleep(0.05)
+        try:
+            yield Pause(60, "what became of it is not known")
+        except TaskTimeout as error:
+            seen.append(error.message)
 
-    work = [Work(run, CREATE, "n", dropped=dropped.append) for _number in range(5)]
-    Workers(Bounds(1, 1, 1, 1), lambda: "enough" if began else None).run(work)
-    assert len(began) == 1
-    assert dropped == ["enough"] * 4
+    start = time.monotonic()
+    work(steps, stop=stopped_after(began, at_once=True))
+    assert time.monotonic() - start < 30
+    assert seen == ["what became of it is not known: enough"]
 
 
 def test_an_error_of_our_own_making_stops_only_its_guest() -> None:
     """Law 9."""
-    dropped: list[str] = []
     done: list[int] = []
 
-    def broken() -> None:
+    def broken() -> Steps:
+        yield Slot(CREATE, "n")
         raise KeyError("x")
 
-    Workers(Bounds(1, 1, 1, 1), never).run(
-        [Work(broken, CREATE, "n", dropped=dropped.append), Work(lambda: done.append(1), CREATE, "n")])
+    jobs = work(broken, in_slot(Slot(CREATE, "n"), lambda: done.append(1)), creates=1)
     assert done == [1]
-    assert dropped == ["internal error: KeyError: 'x'"]
+    assert [str(error) for job in jobs for error in job.errors] == ["'x'"]
 
 
-def test_a_serial_storage_takes_one_at_a_time() -> None:
+def test_a_serial_storage_takes_one_at_a_time_of_both_kinds() -> None:
     meter = Meter()
-    Workers(Bounds(9, 9, 9, 9), never).run(
-        [Work(meter.measured("s"), CREATE, "n", ("s",), ("s",)) for _number in range(5)])
+
+    def steps(kind: str) -> Callable[[], Steps]:
+        def run() -> Steps:
+            yield Slot(kind, "n", ("s",), ("s",))
+            meter.count(["s"], 1)
+            yield Pause(0.01, "")
+            meter.count(["s"], -1)
+        return run
+
+    work(*[steps(kind) for kind in (CREATE, DELETE) * 4])
     assert meter.peak["s"] == 1

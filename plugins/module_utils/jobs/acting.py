@@ -10,25 +10,34 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
 
 from ..arguments import RunLimits
-from ..model import Guest, Snapshot
+from ..model import LXC, Guest, Snapshot
 from ..policy import storage_guard
 from ..policy.retention import believable
 from ..pve import errors
 from ..pve.cluster import Cluster, Resources
 from ..pve.session import Session
 from ..pve.tasks import Done, Tasks, TaskTimeout
+from ..pve.watcher import Watcher
 from .hooks import Event, Hooks
 from .outcome import Outcome
 from .plan import HIBERNATED, GuestPlan, Retainer, broken_entry, pruned
-from .workers import CREATE, DELETE, Bounds, Later, Work, Workers
+from .state import State
+from .workers import CREATE, DELETE, Bounds, Dropped, Later, Limits, Slot, Stop, Workers
 
 LOCK_POLL = 5.0  # seconds between two looks at a locked guest
 RETRY_MAX = 60.0  # seconds between two tries against what no lock shows, such as a running replication
 ROOM_WAIT = 30.0  # seconds until the cluster's view of a storage is fresh: pvestatd looks every 10 (api-facts 5.1)
+PER_STORAGE = 16  # where max_parallel_per_storage is not set
+THREADS = 32  # what is not waiting: a call, or a hook
 WAITABLE = frozenset((errors.BUSY, errors.BROKEN_LOCK, errors.CONTENTION))
+SNAPSHOT_LOCKS = frozenset(("snapshot", "snapshot-delete"))
+GONE = "gone: the guest was deleted meanwhile"
+CLAIMED = "another run of this control node works on it"
+
+Steps = Generator[object, Any, None]
 
 
 class LiveResources:
@@ -39,23 +48,26 @@ class LiveResources:
         self._lock = threading.Lock()
         self._read_at = 0.0
         self._resources: Optional[Resources] = None
+        self._guests: Dict[int, Guest] = {}
 
     def get(self, fresh: bool = False) -> Resources:
         """The resources, at most LOCK_POLL seconds old, or read anew."""
         with self._lock:
             if fresh or self._resources is None or time.monotonic() - self._read_at >= LOCK_POLL:
                 self._resources = self._cluster.resources()
+                self._guests = {guest.vmid: guest for guest in self._resources.guests}
                 self._read_at = time.monotonic()
             return self._resources
 
     def guest(self, vmid: int, fresh: bool = False) -> Optional[Guest]:
         """The guest as the cluster shows it; None when it is gone."""
-        return next((guest for guest in self.get(fresh).guests if guest.vmid == vmid), None)
+        self.get(fresh)
+        return self._guests.get(vmid)
 
 
 @dataclass
 class Crew:
-    """What all guests of a run share."""
+    """What all guests of a run share. ``stopped`` tells why the run must end now; ``began`` is monotonic."""
 
     session: Session
     cluster: Cluster
@@ -65,7 +77,9 @@ class Crew:
     retainer: Retainer
     guard: storage_guard.Limits
     promised: Dict[storage_guard.StorageKey, int]
-    began: float
+    state: State
+    stopped: Callable[[], Optional[str]]
+    heard: Callable[[], bool]
     broken: List[Dict[str, object]] = field(default_factory=list)
     fatal: Optional[errors.PveError] = None
     live: LiveResources = field(init=False)
@@ -73,9 +87,28 @@ class Crew:
     def __post_init__(self) -> None:
         self.live = LiveResources(self.cluster)
 
+    def stop(self) -> Optional[Stop]:
+        """Why nothing new may be started; running tasks are waited for only after a failure."""
+        reason = self.stopped()
+        if reason is not None:
+            return Stop(reason, at_once=True)
+        if self.fatal is not None:
+            return Stop(self.fatal.message, at_once=False)
+        return None
+
+
+class Finished(Exception):
+    """There is nothing more to do with this guest."""
+
+    def __init__(self, status: str, reason: str, red: bool = False) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.red = red
+
 
 class GuestRun:
-    """One guest's way through a run. Its steps are run by Workers, one at a time."""
+    """One guest's way through a run, a generator of effects for Workers."""
 
     def __init__(self, crew: Crew, plan: GuestPlan) -> None:
         self._crew = crew
@@ -83,103 +116,148 @@ class GuestRun:
         self._guest = plan.guest
         self._waiting_since: Optional[float] = None
         self._pause = LOCK_POLL
-        self._room_until: Optional[float] = None
         self._created: Optional[Snapshot] = None
-        self._allowed: Optional[Tuple[Snapshot, ...]] = None
-        self._finished = False
         self.outcome = Outcome(plan, warnings=list(plan.warnings))
         if plan.status:
             self.outcome.finish(plan.status, plan.reason, plan.red)
 
-    def first_work(self) -> Optional[Work]:
-        """The guest's first step, None when the plan has nothing to do."""
-        if self._plan.prune_first and self._plan.prunes:
-            return self._work(self._prune_for_room, DELETE)
-        if self._plan.create:
-            return self._work(self._create, CREATE)
-        if self._plan.prunes:
-            return self._work(self._prune, DELETE)
-        if not self.outcome.status:
-            self.outcome.finish("unchanged", self._plan.reason)
-        return None
+    @property
+    def has_work(self) -> bool:
+        """False where there is nothing but to say why."""
+        return self._plan.has_work or not self.outcome.status
 
-    def _work(self, step: Callable[[], object], kind: str) -> Work:
-        return Work(
-            run=lambda: self._guarded(step), kind=kind, node=self._guest.node, storages=self._plan.storages,
-            serial=self._plan.serial, dropped=self._dropped)
-
-    def _guarded(self, step: Callable[[], object]) -> object:
-        """Run a step; the failures that mean the same everywhere are dealt with here."""
-        self.outcome.touch()
+    def steps(self) -> Steps:
+        """All that is to be done; the failures that mean the same everywhere are dealt with here."""
         try:
-            return step()
+            yield from self._steps()
+        except Finished as end:
+            self.outcome.finish(end.status, end.reason, end.red)
+        except (Dropped, errors.Interrupted) as end:
+            self._dropped(str(end))
         except TaskTimeout as error:
-            self._finish("timeout", error.message)
+            self.outcome.finish("timeout", error.message + self._undone())
         except errors.PermissionDenied as error:
-            self._finish("skipped", "missing privilege: " + error.message, red=True)
+            self.outcome.finish("skipped", "missing privilege: " + error.message, red=True)
         except errors.NodeUnreachable as error:
-            self._finish("unreachable", error.message)
+            self.outcome.finish("unreachable", error.message)
         except errors.PveError as error:
             if errors.is_fatal(error):
                 self._crew.fatal = self._crew.fatal or error
-            self._finish("failed", error.message)
-        finally:
-            self.outcome.touch()
-        return None
+            self.outcome.finish("failed", error.message)
+        self._ended()
 
-    def _finish(self, status: str, reason: str = "", red: bool = False) -> None:
-        self._finished = True
-        self.outcome.finish(status, reason, red)
+    def crashed(self, error: Exception) -> None:
+        """An error of our own making costs only this guest (law 9)."""
+        self.outcome.finish("failed", "internal error: {0}: {1}".format(type(error).__name__, error))
+        self._ended()
+
+    def _ended(self) -> None:
+        self.outcome.touch()
+        self._crew.state.ended(self.outcome, self._crew.heard())
+
+    def _steps(self) -> Steps:
+        plan = self._plan
+        if plan.repairs:
+            yield from self._repair()
+        if plan.prune_first and plan.prunes:
+            yield from self._make_room()
+        whole = True
+        if plan.create:
+            whole = yield from self._create()
+        if pruned(plan.decisions if whole else plan.without_create):
+            yield from self._prune()
+        if not self.outcome.status:
+            done = self.outcome.pruned or self.outcome.repaired
+            self.outcome.finish("pruned" if done else "unchanged", plan.reason)
 
     def _dropped(self, reason: str) -> None:
-        """The run ends before this step could start: say what is left undone."""
+        """The run ends before this guest is done: say what is left undone."""
+        text = reason if self.outcome.upids or self.outcome.snapshot else "not started: " + reason
+        self.outcome.finish("failed" if self._crew.fatal else "timeout", text + self._undone())
+
+    def _undone(self) -> str:
+        """The prunes that did not come to their end, where it was their turn."""
         left = [snapshot.name for snapshot in self._plan.prunes if snapshot.name not in self.outcome.pruned]
-        if self.outcome.snapshot or not self._plan.create:
-            reason += "; not pruned: {0}".format(", ".join(left))
-        self._finish("failed" if self._crew.fatal or reason.startswith("internal") else "timeout", reason)
+        return "; not pruned: " + ", ".join(left) if left and (self.outcome.snapshot or not self._plan.create) else ""
+
+    def _slot(self, kind: str) -> Slot:
+        return Slot(kind, self._guest.node, self._plan.storages, self._plan.serial)
+
+    def _begin(self, kind: str) -> Generator[object, Any, None]:
+        """Wait until the guest is free, there is room under the limits, and no other run works on it."""
+        while True:
+            yield from self._unlocked()
+            yield self._slot(kind)
+            self.outcome.touch()
+            self._go_on()
+            if self._crew.state.take(self._guest.vmid):
+                return
+            if self._crew.limits.locked != "wait":
+                raise Finished("skipped" if self._crew.limits.locked == "skip" else "failed", CLAIMED, red=True)
+            yield from self._wait(CLAIMED)
+
+    def _go_on(self) -> None:
+        """Before each write: Dropped when the run has to end."""
+        stop = self._crew.stop()
+        if stop is not None:
+            raise Dropped(stop.reason)
+
+    def _started(self, upid: str) -> None:
+        self.outcome.upids.append(upid)
+        self._crew.state.task(self._guest.vmid, upid)
 
     # ---------------------------------------------------------------- create
 
-    def _create(self) -> object:
-        waiting = self._wait_for_lock()
-        if waiting is not None or self._finished:
-            return waiting
+    def _create(self) -> Generator[object, Any, bool]:
+        """Make the snapshot; False when that failed for good and only what may go without it is pruned (law 4)."""
         name = self._plan.create
-        began = time.monotonic()
-        veto = self._call_hook("snap-create-pre", name)
-        if veto:
-            self._call_hook("snap-create-abort", name, error=veto)
-            self._finish("skipped", veto, red=True)
-            return None
-        try:
-            done = self._take(name)
-        except errors.PveError as error:
-            self._call_hook("snap-create-abort", name, error=error.message, upid=error.upid, began=began)
-            return self._not_created(error)
-        except BaseException:
-            self._call_hook("snap-create-abort", name, error="internal error", began=began)
-            raise
+        while True:
+            yield from self._begin(CREATE)
+            began = time.monotonic()
+            veto = self._call_hook("snap-create-pre", name)
+            if veto:
+                self._call_hook("snap-create-abort", name, error=veto)
+                raise Finished("skipped", veto, red=True)
+            try:
+                self._go_on()
+                done = yield from self._take(name)
+            except (errors.PveError, Dropped) as error:
+                upid = error.upid if isinstance(error, errors.PveError) else None
+                self._call_hook("snap-create-abort", name, error=str(error), upid=upid, began=began)
+                if not isinstance(error, errors.PveError):
+                    raise
+                if not self._may_try_again(error):
+                    return False
+                yield from self._wait(error.message)
+            except Exception:
+                self._call_hook("snap-create-abort", name, error="internal error", began=began)
+                raise
+            else:
+                break
         self._call_hook("snap-create-post", name, upid=done.upid, began=began)
         self.outcome.snapshot = name
         if done.warning:
             self.outcome.warnings.append("create {0}: {1}".format(name, done.warning))
         self.outcome.finish("created")
+        self._waiting_since, self._pause = None, LOCK_POLL
         self._created = Snapshot(name, int(self._crew.session.clock.now()), self._crew.retainer.recognition.markers[0])
-        if pruned(self._plan.decisions):
-            return self._work(self._prune, DELETE)
-        return None
+        return True
 
-    def _take(self, name: str) -> Done:
+    def _take(self, name: str) -> Generator[object, Any, Done]:
         """Create; on a guest that moved meanwhile, once more on its new node (api-facts 5.4)."""
-        marker = self._crew.retainer.recognition.markers[0]
         try:
-            return self._crew.tasks.create(
-                self._guest, name, marker, self._plan.vmstate, self._crew.limits.timeout, self.outcome.upids.append)
+            return (yield from self._send_create(name))
         except errors.PveError as error:
             if error.kind != errors.MOVED or not self._followed():
                 raise
-        return self._crew.tasks.create(
-            self._guest, name, marker, self._plan.vmstate, self._crew.limits.timeout, self.outcome.upids.append)
+        yield self._slot(CREATE)
+        self._go_on()
+        return (yield from self._send_create(name))
+
+    def _send_create(self, name: str) -> Generator[object, Any, Done]:
+        marker = self._crew.retainer.recognition.markers[0]
+        return (yield from self._crew.tasks.create(
+            self._guest, name, marker, self._plan.vmstate, self._crew.limits.timeout, self._started))
 
     def _followed(self) -> bool:
         """Look where the guest is now; True when it is on another node than thought."""
@@ -189,71 +267,62 @@ class GuestRun:
         self._guest = replace(self._guest, node=found.node, lock=found.lock)
         return True
 
-    def _not_created(self, error: errors.PveError) -> object:
-        """A create that failed: wait for a lock, or prune what may go without it (law 4)."""
-        if error.kind in WAITABLE and self._crew.limits.locked == "wait":
-            return self._later(error.message)
-        if error.kind in (errors.HIBERNATED, errors.BUSY, errors.BROKEN_LOCK) and self._crew.limits.locked == "skip":
-            self._finish("skipped", error.message, red=True)
-            return None
+    def _may_try_again(self, error: errors.PveError) -> bool:
+        """After a create that failed: True to wait for a lock, False to prune what may go without it (law 4).
+
+        Raises Finished where neither makes sense, and errors that end the run.
+        """
+        waitable = error.kind in WAITABLE
+        if waitable and self._crew.limits.locked == "wait":
+            return True
+        if waitable and error.kind != errors.CONTENTION and self._crew.limits.locked == "skip":
+            raise Finished("skipped", error.message, red=True)
         if error.kind == errors.HIBERNATED:
-            self._finish("skipped", error.message, red=True)
-            return None
+            raise Finished("skipped", error.message, red=True)
         if error.kind == errors.TEMPLATE:
-            self._finish("skipped", "template")
-            return None
+            raise Finished("skipped", "template")
         if error.kind == errors.MOVED and self._crew.live.guest(self._guest.vmid) is None:
-            self._finish("skipped", "gone: the guest was deleted meanwhile", red=True)
-            return None
-        if not isinstance(error, errors.TaskFailed):
+            raise Finished("skipped", GONE, red=True)
+        if errors.is_fatal(error) or not isinstance(error, errors.TaskFailed):
             raise error
+        if waitable:
+            raise Finished("failed", error.message)
         self.outcome.finish("failed", error.message)
-        if pruned(self._plan.without_create) and not errors.is_fatal(error) and error.kind not in WAITABLE:
-            return self._work(self._prune, DELETE)
-        if errors.is_fatal(error):
-            raise error
-        return None
+        return False
 
     # ----------------------------------------------------------------- locks
 
-    def _wait_for_lock(self) -> Optional[Later]:
-        """Before a step: a Later while the guest is locked, None when it may go on or is finished."""
-        if self._waiting_since is not None:
-            found = self._crew.live.guest(self._guest.vmid)
-            if found is None:
-                self._finish("skipped", "gone: the guest was deleted meanwhile", red=True)
-                return None
-            self._guest = replace(self._guest, node=found.node, lock=found.lock)
-        lock = self._guest.lock
-        if not lock:
-            return None
-        if lock in HIBERNATED:
-            self._finish("skipped", "locked ({0}): resume the guest first".format(lock), red=True)
-            return None
-        return self._later("locked ({0})".format(lock))
+    def _unlocked(self) -> Steps:
+        """Wait until the guest has no lock."""
+        while self._guest.lock:
+            if self._guest.lock in HIBERNATED:
+                raise Finished("skipped", "locked ({0}): resume the guest first".format(self._guest.lock), red=True)
+            yield from self._wait("locked ({0})".format(self._guest.lock))
 
-    def _later(self, reason: str) -> Optional[Later]:
-        """Come back soon, or give up when lock_timeout has passed."""
-        # What was agreed on before a wait may be pinned by now (law 5).
-        self._allowed = None
+    def _wait(self, reason: str) -> Steps:
+        """Come back soon and look at the lock anew; Finished when lock_timeout has passed."""
+        self.outcome.touch()
         now = time.monotonic()
         if self._waiting_since is None:
             self._waiting_since = now
         left = self._waiting_since + self._crew.limits.lock_timeout - now
-        if left > 0:
-            pause, self._pause = self._pause, min(RETRY_MAX, self._pause * (1 if self._guest.lock else 2))
-            return Later(min(pause, left))
-        self._give_up(reason)
-        return None
+        if left <= 0:
+            self._give_up(reason)
+        pause, self._pause = self._pause, min(RETRY_MAX, self._pause * (1 if self._guest.lock else 2))
+        yield Later(min(pause, left))
+        found = self._crew.live.guest(self._guest.vmid)
+        if found is None:
+            raise Finished("skipped", GONE, red=True)
+        self._guest = replace(self._guest, node=found.node, lock=found.lock)
 
     def _give_up(self, reason: str) -> None:
         found = self._crew.live.guest(self._guest.vmid)
-        if found is not None and found.lock in ("snapshot", "snapshot-delete") and self._stuck():
+        if found is not None and found.lock in SNAPSHOT_LOCKS and self._stuck():
             self._crew.broken += [
-                broken_entry(found, snapshot) for snapshot in self._plan.state.snapshots.snapshots if snapshot.snapstate]
-            self._finish("failed", needs_unlock(found))
-            return
-        self._finish("deferred", "{0} for {1:.0f} s (lock_timeout); run again later".format(
+                broken_entry(found, snapshot, self._crew.session.clock.now())
+                for snapshot in self._plan.state.snapshots.snapshots if snapshot.snapstate]
+            raise Finished("failed", needs_unlock(found))
+        raise Finished("deferred", "{0} for {1:.0f} s (lock_timeout); run again later".format(
             reason, self._crew.limits.lock_timeout))
 
     def _stuck(self) -> bool:
@@ -264,23 +333,16 @@ class GuestRun:
 
     # ----------------------------------------------------------------- prune
 
-    def _prune_for_room(self) -> object:
-        """``prune_first``: prune what goes anyway, then look whether there is room for the snapshot."""
-        following = self._prune()
-        if isinstance(following, Work):
-            return self._work(self._prune_for_room, DELETE)
-        if following is not None or self._finished:
-            return following
-        self._allowed = None
+    def _make_room(self) -> Steps:
+        """``prune_first``: prune what goes anyway, then wait until there is room for the snapshot."""
+        yield from self._prune()
+        until = time.monotonic() + ROOM_WAIT
         refusal = self._still_full()
-        if refusal and self.outcome.pruned:
-            self._room_until = self._room_until or time.monotonic() + ROOM_WAIT
-            if time.monotonic() < self._room_until:
-                return Later(LOCK_POLL)
+        while refusal and self.outcome.pruned and time.monotonic() < until:
+            yield Later(LOCK_POLL)
+            refusal = self._still_full()
         if refusal:
-            self._finish("skipped", refusal, red=True)
-            return None
-        return self._work(self._create, CREATE)
+            raise Finished("skipped", refusal, red=True)
 
     def _still_full(self) -> Optional[str]:
         """The storage guard once more, with what the run has promised to the other guests."""
@@ -289,23 +351,17 @@ class GuestRun:
         return storage_guard.judge(
             self._plan.state.config, storages, self._plan.vmstate, self._crew.guard, storage_guard.Ledger(others)).refusal
 
-    def _prune(self) -> object:
-        waiting = self._wait_for_lock()
-        if waiting is not None or self._finished:
-            return waiting
-        if self._allowed is None:
-            self._allowed = self._agreed()
-        left = [s for s in self._allowed if s.name not in self.outcome.pruned]
-        if left:
-            following = self._delete(left[0])
-            if following is not None or self._finished:
-                return following
-            if left[1:]:
-                # One delete is one piece of work, so that the end of the run can come between two.
-                return self._work(self._prune, DELETE)
-        if not self.outcome.status:
-            self.outcome.finish("pruned" if self.outcome.pruned else "unchanged", self._plan.reason)
-        return None
+    def _prune(self) -> Steps:
+        """Delete what retention does not keep. After every wait it is agreed on anew: what was to go may be
+        pinned by then (law 5)."""
+        while True:
+            yield from self._begin(DELETE)
+            for snapshot in self._agreed():
+                self._go_on()
+                if not (yield from self._delete(snapshot)):
+                    break
+            else:
+                return
 
     def _agreed(self) -> Tuple[Snapshot, ...]:
         """Law 5: what the plan and a plan made of a fresh list both prune."""
@@ -314,9 +370,8 @@ class GuestRun:
         if created is not None:
             created = next((s for s in listed if s.name == created.name and not s.snapstate), None)
             if created is None:
-                self.outcome.finish("failed", "snapshot {0} was made but is not in the list; nothing was pruned".format(
+                raise Finished("failed", "snapshot {0} was made but is not in the list; nothing was pruned".format(
                     self.outcome.snapshot))
-                return ()
         now = self._crew.session.clock.now()
         if created is not None and not believable(created, now):
             # It counts for nothing (law 13), so nothing goes that would stay without it (law 4).
@@ -328,53 +383,93 @@ class GuestRun:
         identity = {(s.name, s.snaptime, s.description) for s in again}
         return tuple(s for s in pruned(first) if (s.name, s.snaptime, s.description) in identity)
 
-    def _delete(self, snapshot: Snapshot) -> object:
+    def _delete(self, snapshot: Snapshot, force: bool = False) -> Generator[object, Any, bool]:
+        """Delete a snapshot; False when the guest moved or a lock was waited for and all must be looked at anew."""
         began = time.monotonic()
         veto = self._call_hook("snap-remove-pre", snapshot.name)
         if veto:
             self._call_hook("snap-remove-abort", snapshot.name, error=veto)
-            self._finish("skipped", veto, red=True)
-            return None
+            raise Finished("skipped", veto, red=True)
         try:
-            done = self._crew.tasks.delete(
-                self._guest, snapshot.name, self._crew.limits.timeout, self.outcome.upids.append)
-        except errors.PveError as error:
-            self._call_hook("snap-remove-abort", snapshot.name, error=error.message, upid=error.upid, began=began)
-            return self._not_deleted(snapshot, error)
-        except BaseException:
+            self._go_on()
+            done = yield from self._crew.tasks.delete(
+                self._guest, snapshot.name, self._crew.limits.timeout, self._started, force)
+        except (errors.PveError, Dropped) as error:
+            upid = error.upid if isinstance(error, errors.PveError) else None
+            self._call_hook("snap-remove-abort", snapshot.name, error=str(error), upid=upid, began=began)
+            if not isinstance(error, errors.PveError):
+                raise
+            yield from self._not_deleted(snapshot, error)
+            return False
+        except Exception:
             self._call_hook("snap-remove-abort", snapshot.name, error="internal error", began=began)
             raise
         self._call_hook("snap-remove-post", snapshot.name, upid=done.upid, began=began)
-        self.outcome.pruned.append(snapshot.name)
+        (self.outcome.repaired if snapshot.snapstate else self.outcome.pruned).append(snapshot.name)
         if done.warning:
             self.outcome.warnings.append("delete {0}: {1}".format(snapshot.name, done.warning))
-        return None
+        return True
 
-    def _not_deleted(self, snapshot: Snapshot, error: errors.PveError) -> object:
-        """A delete that failed may have left a lock behind: look, and say so (api-facts 10)."""
+    def _not_deleted(self, snapshot: Snapshot, error: errors.PveError) -> Steps:
+        """A delete that failed: return to try again, or raise what ends the guest.
+
+        It may have left a lock behind: look, and say so (api-facts 10).
+        """
         if error.kind == errors.MOVED and self._followed():
-            self._allowed = None
-            return Later(0.0)
+            return
         if error.kind == errors.MOVED and self._crew.live.guest(self._guest.vmid) is None:
-            self._finish("skipped", "gone: the guest was deleted meanwhile", red=True)
-            return None
+            raise Finished("skipped", GONE, red=True)
         if not isinstance(error, errors.TaskFailed):
             raise error
         if error.kind in WAITABLE and self._crew.limits.locked == "wait":
-            return self._later("delete {0}: {1}".format(snapshot.name, error.message))
-        live = self._crew.live.guest(self._guest.vmid)
-        left = next((s for s in self._crew.cluster.snapshots(self._guest).snapshots if s.name == snapshot.name), None)
-        if left is not None and left.snapstate and not self._crew.tasks.running(self._guest):
-            self._finish("failed", "{0}; delete {1}: {2}".format(
-                needs_unlock(live or self._guest), snapshot.name, error.message))
-            return None
+            yield from self._wait("delete {0}: {1}".format(snapshot.name, error.message))
+            return
+        if self._left_locked(snapshot):
+            raise Finished("failed", "{0}; delete {1}: {2}".format(
+                needs_unlock(self._crew.live.guest(self._guest.vmid) or self._guest), snapshot.name, error.message))
         if errors.is_fatal(error):
             raise error
-        if error.kind in WAITABLE and self._crew.limits.locked == "skip":
-            self._finish("skipped", "delete {0}: {1}".format(snapshot.name, error.message), red=True)
-            return None
-        self._finish("failed", "delete {0}: {1}".format(snapshot.name, error.message))
-        return None
+        skipped = error.kind in WAITABLE and self._crew.limits.locked == "skip"
+        raise Finished(
+            "skipped" if skipped else "failed", "delete {0}: {1}".format(snapshot.name, error.message), red=True)
+
+    def _left_locked(self, snapshot: Snapshot) -> bool:
+        """True when a snapshot stands half deleted and no visible task works on it."""
+        listed = self._crew.cluster.snapshots(self._guest).snapshots
+        half = any(s.name == snapshot.name and s.snapstate for s in listed)
+        return (
+            half and self._crew.cluster.config(self._guest).lock in SNAPSHOT_LOCKS
+            and not self._crew.tasks.running(self._guest))
+
+    # ---------------------------------------------------------------- repair
+
+    def _repair(self) -> Steps:
+        """``repair``: delete broken entries, forced only on a guest whose lock was just read as unset (law 6)."""
+        while True:
+            yield from self._begin(DELETE)
+            for snapshot in self._still_broken():
+                self._go_on()
+                if not (yield from self._repaired(snapshot)):
+                    break
+            else:
+                return
+
+    def _still_broken(self) -> List[Snapshot]:
+        """Those of the plan that are in a fresh list, unchanged."""
+        listed = set(self._crew.cluster.snapshots(self._guest).snapshots)
+        return [snapshot for snapshot in self._plan.repairs if snapshot in listed]
+
+    def _repaired(self, snapshot: Snapshot) -> Generator[object, Any, bool]:
+        lock = self._crew.cluster.config(self._guest).lock
+        if lock:
+            self._guest = replace(self._guest, lock=lock)
+            return False
+        force = self._crew.limits.repair == "force"
+        gone = yield from self._delete(snapshot, force)
+        if gone and force:
+            self.outcome.warnings.append(
+                "{0} was removed by force: snapshots of its disks may be left on the storages".format(snapshot.name))
+        return gone
 
     # ----------------------------------------------------------------- hooks
 
@@ -395,26 +490,19 @@ class GuestRun:
 
 def needs_unlock(guest: Guest) -> str:
     """What a person with root must do about a lock that nobody holds (api-facts 2.3)."""
-    command = "pct" if guest.type == "lxc" else "qm"
+    command = "pct" if guest.type == LXC else "qm"
     return "needs unlock: run '{0} unlock {1}' as root on node {2}".format(command, guest.vmid, guest.node)
 
 
 def act(crew: Crew, plans: Tuple[GuestPlan, ...]) -> List[Outcome]:
     """Carry out the plans; one outcome for each, in their order."""
-    deadline = crew.began + crew.limits.run_timeout if crew.limits.run_timeout else None
-
-    def stop() -> Optional[str]:
-        if crew.fatal is not None:
-            return "not started: " + crew.fatal.message
-        if deadline is not None and time.monotonic() >= deadline:
-            return "not started: run_timeout has passed"
-        return None
-
-    runs = [GuestRun(crew, plan) for plan in plans]
     limits = crew.limits
-    workers = Workers(
-        Bounds(limits.max_parallel, limits.max_parallel_per_node, limits.max_parallel_per_storage,
-               limits.max_parallel_deletes),
-        stop)
-    workers.run([work for work in (run.first_work() for run in runs) if work is not None])
+    bounds = Bounds(
+        Limits(limits.max_parallel, limits.max_parallel_per_node, limits.max_parallel_per_storage or PER_STORAGE),
+        Limits(limits.max_parallel_deletes, limits.max_parallel_deletes_per_node, limits.max_parallel_deletes_per_storage))
+    runs = [GuestRun(crew, plan) for plan in plans]
+    threads = THREADS
+    if crew.hooks.configured:
+        threads += limits.max_parallel + limits.max_parallel_deletes
+    Workers(bounds, Watcher(crew.session), crew.stop, threads).run([run for run in runs if run.has_work])
     return [run.outcome for run in runs]

@@ -16,6 +16,7 @@ from ..model import Snapshot
 from ..policy.retention import sort_snapshots
 from ..pve.cluster import Cluster
 from ..pve.session import Session
+from ..pve.tasks import Tasks
 from . import outcome
 from .plan import broken_entry
 from .reading import GuestState, Situation, read_situation
@@ -25,7 +26,9 @@ from .run import Report
 def info(settings: InfoSettings, session: Session) -> Report:
     """Read and list; changes nothing."""
     began = time.monotonic()
-    situation = read_situation(session, Cluster(session), settings.target, with_config=False)
+    cluster = Cluster(session)
+    tasks = Tasks(session, cluster)
+    situation = read_situation(session, cluster, settings.target, with_config=False)
     guests = [_entry(state, situation, settings) for state in situation.states]
     guests += [_unread(guest.vmid, guest.name, guest.type, guest.node, reason) for guest, reason in situation.undecided]
     guests.sort(key=lambda entry: int(entry["vmid"]))
@@ -42,7 +45,7 @@ def info(settings: InfoSettings, session: Session) -> Report:
             "unreachable": sum(1 for entry in guests if entry["status"] != "ok"),
             "snapshots": sum(len(entry["snapshots"]) for entry in guests),
         },
-        "broken": [entry for state in situation.states for entry in _broken(state, situation, settings)],
+        "broken": [entry for state in situation.states for entry in _broken(state, situation, settings, tasks)],
         "templates": [{"vmid": g.vmid, "name": g.name or "", "node": g.node} for g in situation.templates],
         "unmatched": [
             {"term": term.term, "exclude": term.exclude, "reason": term.reason} for term in situation.unmatched],
@@ -110,9 +113,10 @@ def _snapshot(label: str, state: str, snapshot: Snapshot, server_time: int, sett
     }
 
 
-def _broken(state: GuestState, situation: Situation, settings: InfoSettings) -> List[Dict[str, object]]:
+def _broken(state: GuestState, situation: Situation, settings: InfoSettings, tasks: Tasks) -> List[Dict[str, object]]:
     found = sort_snapshots(
         state.snapshots.snapshots, settings.target.recognition, situation.server_time, locked=bool(state.guest.lock))
+    upid, result = tasks.newest(state.guest) if found.broken else ("", "")
     return [
-        broken_entry(state.guest, snapshot) for label, snapshot in found.broken
-        if settings.labels is None or label in settings.labels]
+        {**broken_entry(state.guest, snapshot, situation.server_time), "task": upid, "task_result": result}
+        for label, snapshot in found.broken if settings.labels is None or label in settings.labels]

@@ -34,6 +34,7 @@ class Outcome:
     red: bool = False
     snapshot: str = ""
     pruned: List[str] = field(default_factory=list)
+    repaired: List[str] = field(default_factory=list)
     upids: List[str] = field(default_factory=list)
     warnings: List[str] = field(default_factory=list)
     errors: List[str] = field(default_factory=list)
@@ -48,7 +49,7 @@ class Outcome:
     @property
     def changed(self) -> bool:
         """True when something was made or deleted, or a task that outlived its time still works on it."""
-        return bool(self.snapshot or self.pruned or self.status == "timeout" and self.upids)
+        return bool(self.snapshot or self.pruned or self.repaired or self.status == "timeout" and self.upids)
 
     def finish(self, status: str, reason: str = "", red: bool = False) -> None:
         """Set the status; the first red one stays, later ones become errors."""
@@ -77,6 +78,7 @@ class Outcome:
             "reason": self.reason if full else self.reason[:REASON_MAX],
             "snapshot": self.snapshot,
             "pruned": list(self.pruned),
+            "repaired": list(self.repaired),
             "upids": self.upids if full else self.upids[:UPIDS_MAX],
             "duration": round((self.ended or 0.0) - (self.began or 0.0), 1),
             "warnings": self._texts(self.warnings, full),
@@ -99,13 +101,14 @@ def planned(plan: GuestPlan) -> Outcome:
         outcome.finish(plan.status, plan.reason, plan.red)
     elif plan.create and not plan.prune_first:
         outcome.finish("created")
-    elif plan.prunes:
+    elif plan.prunes or plan.repairs:
         outcome.finish("pruned", plan.reason)
     else:
         outcome.finish("unchanged", plan.reason)
     if plan.create and not plan.prune_first:
         outcome.snapshot = plan.create
     outcome.pruned = [snapshot.name for snapshot in plan.prunes]
+    outcome.repaired = [snapshot.name for snapshot in plan.repairs]
     return outcome
 
 
@@ -118,10 +121,11 @@ class Verdict:
 
 
 def judge(
-    outcomes: Sequence[Outcome], situation: Situation, target: Target, fail_on: str, fatal: Optional[errors.PveError]
+    outcomes: Sequence[Outcome], situation: Situation, target: Target, fail_on: str, fatal: Optional[errors.PveError],
+    stopped: Optional[str] = None,
 ) -> Verdict:
-    """Laws 9 and 10: the run fails at the end, for every reason there is."""
-    problems = []
+    """Laws 9 and 10: the run fails at the end, for every reason there is; ``stopped`` is a signal's sentence."""
+    problems = [] if stopped is None else [stopped]
     if fatal is not None:
         problems.append("the run was stopped: {0}".format(fatal.message))
     red = [outcome for outcome in outcomes if outcome.red]
@@ -211,7 +215,7 @@ def _diff(outcomes: Sequence[Outcome]) -> Dict[str, str]:
         for _time, name in names:
             line = "{0} {1}".format(outcome.guest.vmid, name)
             before.append(line)
-            if name not in outcome.pruned:
+            if name not in outcome.pruned and name not in outcome.repaired:
                 after.append(line)
         if outcome.snapshot:
             after.append("{0} {1}".format(outcome.guest.vmid, outcome.snapshot))

@@ -14,7 +14,7 @@ import datetime
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Hashable, List, Optional, Sequence, Tuple
 
-from ..arguments import CleanSettings, SnapSettings
+from ..arguments import CleanSettings, RunLimits, SnapSettings
 from ..model import QEMU, Guest, Snapshot, Storage
 from ..policy import storage_guard
 from ..policy.naming import Recognition
@@ -23,6 +23,7 @@ from ..pve import errors
 from .reading import GuestState, Situation
 
 SERIAL_TYPES = frozenset(("lvm",))  # a lock with a 10 s wait per storage; a lost delete stays locked (api-facts 8)
+SLOW_TYPES = frozenset(("nfs", "cifs"))  # one at a time unless told otherwise: each stalls its guest (api-facts 8)
 HIBERNATED = frozenset(("suspended", "suspending"))
 
 
@@ -85,6 +86,7 @@ class GuestPlan:
     vmstate: bool = False
     decisions: Tuple[Decision, ...] = ()
     without_create: Tuple[Decision, ...] = ()
+    repairs: Tuple[Snapshot, ...] = ()
     prune_first: str = ""
     needs: Dict[storage_guard.StorageKey, int] = field(default_factory=dict)
     storages: Tuple[Hashable, ...] = ()
@@ -101,12 +103,18 @@ class GuestPlan:
         """What is deleted when all goes well, oldest first."""
         return pruned(self.without_create if self.prune_first else self.decisions)
 
+    @property
+    def has_work(self) -> bool:
+        """True when something is to be written."""
+        return bool(self.create or self.prunes or self.repairs)
+
     def __str__(self) -> str:
         words = ["{0} {1}:".format(self.guest.vmid, self.guest.name or "?")]
         if self.prune_first:
             words.append("make room for {0} ({1})".format(self.create, self.prune_first))
         elif self.create:
             words.append("create {0}".format(self.create))
+        words += ["repair {0}".format(snapshot.name) for snapshot in self.repairs]
         words += ["prune {0}".format(snapshot.name) for snapshot in self.prunes]
         if self.status:
             words.append("{0} ({1})".format(self.status, self.reason))
@@ -150,7 +158,8 @@ class _SnapPlanner:
         if self.settings.only_running and not listed.running:
             return GuestPlan(state, "skipped", "not running")
         without = tuple(self.retainer.decide(listed.snapshots, self.situation.server_time))
-        base = GuestPlan(state, decisions=without, without_create=without, **_storage_keys(state, storages))
+        base = GuestPlan(
+            state, decisions=without, without_create=without, **_storage_keys(state, storages, self.settings.limits))
         fresh = self._fresh(listed.snapshots)
         refused = None if fresh and not base.prunes else _refused_by_lock(state, self.settings.limits.locked)
         if refused is not None:
@@ -208,10 +217,31 @@ def plan_clean(situation: Situation, settings: CleanSettings) -> Plan:
             guests.append(refused)
             continue
         decisions = tuple(retainer.decide(state.snapshots.snapshots, situation.server_time))
+        repairs, warnings = _repairs(state, retainer, situation.server_time, settings.limits.repair)
         guests.append(GuestPlan(
-            state, "" if pruned(decisions) else "unchanged", decisions=decisions,
-            without_create=decisions, **_storage_keys(state, storages.get(state.guest.node, {}))))
+            state, "" if pruned(decisions) or repairs else "unchanged", decisions=decisions,
+            without_create=decisions, repairs=repairs, warnings=warnings,
+            **_storage_keys(state, storages.get(state.guest.node, {}), settings.limits)))
     return _plan(situation, guests, retainer, [])
+
+
+def _repairs(
+    state: GuestState, retainer: Retainer, server_time: int, repair: str
+) -> Tuple[Tuple[Snapshot, ...], Tuple[str, ...]]:
+    """The broken snapshots of the run's labels that ``repair`` deletes, and a sentence on those that it cannot.
+
+    Those under a lock are among them: the run waits for the lock, and says so when it stays.
+    """
+    if repair == "report":
+        return (), ()
+    found = sort_snapshots(state.snapshots.snapshots, retainer.recognition, server_time, locked=False)
+    ours = [snapshot for label, snapshot in found.broken
+            if label and (retainer.labels is None or label in retainer.labels)]
+    chosen = [snapshot for snapshot in ours if repair == "force" or snapshot.snapstate == "delete"]
+    warnings = tuple(
+        "{0} is broken ({1}): only repair: force can remove it".format(snapshot.name, snapshot.snapstate)
+        for snapshot in ours if snapshot not in chosen)
+    return tuple(chosen), warnings
 
 
 def clean_retainer(settings: CleanSettings) -> Retainer:
@@ -230,17 +260,17 @@ def _plan(
     for state in situation.states:
         found = sort_snapshots(
             state.snapshots.snapshots, retainer.recognition, situation.server_time, locked=bool(state.guest.lock))
-        broken += [broken_entry(state.guest, snapshot) for _label, snapshot in found.broken]
+        broken += [broken_entry(state.guest, snapshot, situation.server_time) for _label, snapshot in found.broken]
         warnings += _clock_warnings(state.guest, found)
     return Plan(
         tuple(sorted(guests, key=lambda g: g.guest.vmid)), tuple(storages), tuple(broken), tuple(warnings))
 
 
-def broken_entry(guest: Guest, snapshot: Snapshot) -> Dict[str, object]:
-    """A broken snapshot in a result."""
+def broken_entry(guest: Guest, snapshot: Snapshot, server_time: int) -> Dict[str, object]:
+    """A broken snapshot in a result; ``age`` in seconds."""
     return {
         "vmid": guest.vmid, "node": guest.node, "snapshot": snapshot.name, "snapstate": snapshot.snapstate,
-        "snaptime": snapshot.snaptime, "lock": guest.lock,
+        "snaptime": snapshot.snaptime, "age": server_time - snapshot.snaptime, "lock": guest.lock,
     }
 
 
@@ -285,11 +315,12 @@ def _refused_by_lock(state: GuestState, locked: str) -> Optional[GuestPlan]:
     return None
 
 
-def _storage_keys(state: GuestState, storages: Dict[str, Storage]) -> Dict[str, Any]:
+def _storage_keys(state: GuestState, storages: Dict[str, Storage], limits: RunLimits) -> Dict[str, Any]:
+    serial = SERIAL_TYPES if limits.max_parallel_per_storage else SERIAL_TYPES | SLOW_TYPES
     found = {storages[disk.storage] for disk in state.config.disks if disk.storage in storages}
     return {
         "storages": tuple(sorted(storage.key for storage in found)),
-        "serial": tuple(sorted(storage.key for storage in found if storage.type in SERIAL_TYPES)),
+        "serial": tuple(sorted(storage.key for storage in found if storage.type in serial)),
     }
 
 

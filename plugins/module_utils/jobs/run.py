@@ -7,9 +7,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Mapping
+from types import FrameType
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from ..arguments import Connection, RunLimits, Target
 from ..policy import storage_guard
@@ -21,8 +25,10 @@ from .acting import Crew, act
 from .hooks import Event, Hooks
 from .plan import Plan, Retainer
 from .reading import Situation, read_situation
+from .state import State
 
 USER_AGENT = "pve.autosnap"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def connect(connection: Connection) -> Session:
@@ -56,24 +62,74 @@ class Report:
     warnings: tuple[str, ...]
 
 
+class Ending:
+    """Why a run must end before its work is done: ``run_timeout`` seconds have passed, or a signal came.
+
+    ``with`` it, the first signal is noted; a second one acts as if this were not there.
+    """
+
+    def __init__(self, run_timeout: float) -> None:
+        self._deadline = time.monotonic() + run_timeout if run_timeout else None
+        self._before: Dict[int, Any] = {}
+        self.signal = ""
+
+    def __enter__(self) -> Ending:
+        # Only the main thread may set handlers; a module runs in it.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_unused: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def reason(self) -> Optional[str]:
+        """Why it must end now, None while it may go on."""
+        if self.signal:
+            return "the run was stopped by {0}".format(self.signal)
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            return "run_timeout has passed"
+        return None
+
+    def _note(self, number: int, _frame: Optional[FrameType]) -> None:
+        if self.signal:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.signal = signal.Signals(number).name
+
+
 def run(job: Job, session: Session, secrets: frozenset[str], check: bool, diff: bool) -> Report:
     """Do a job, or in check mode show its plan. PveError when there is nothing to work on."""
+    with Ending(job.limits.run_timeout) as ending:
+        session.obey(ending.reason)
+        return _run(job, session, secrets, check, diff, ending)
+
+
+def _run(
+    job: Job, session: Session, secrets: frozenset[str], check: bool, diff: bool, ending: Ending
+) -> Report:
     began = time.monotonic()
     cluster = Cluster(session)
+    tasks = Tasks(session, cluster)
     situation = read_situation(session, cluster, job.target)
     plan = job.make_plan(situation)
+    state = State(job.limits.state_dir, [node.name for node in situation.resources.nodes], session.hosts)
+    unfinished = state.unfinished(tasks, forget=not check)
     hooks = Hooks(
         job.limits.hook, job.limits.hook_timeout, job.label, job.keep, job.vmstate, session.host, secrets, check)
     crew = Crew(
-        session, cluster, Tasks(session, cluster), hooks, job.limits, job.retainer, job.guard, dict(plan.promised), began)
-    warnings = outcome.run_warnings(plan, situation)
+        session, cluster, tasks, hooks, job.limits, job.retainer, job.guard, dict(plan.promised), state, ending.reason,
+        lambda: not ending.signal)
+    warnings = outcome.run_warnings(plan, situation) + _unfinished_warnings(unfinished)
     if check:
         outcomes = _show(plan, hooks, job.name)
     else:
         outcomes = _carry_out(plan, crew, job, warnings)
-    verdict = outcome.judge(outcomes, situation, job.target, job.limits.fail_on, crew.fatal)
+    stopped = ending.reason() if ending.signal else None
+    verdict = outcome.judge(outcomes, situation, job.target, job.limits.fail_on, crew.fatal, stopped)
     extra: Dict[str, Any] = {
-        "api_calls": session.calls, "duration": round(time.monotonic() - began, 1), "hooks": hooks.calls}
+        "unfinished": unfinished, "api_calls": session.calls, "duration": round(time.monotonic() - began, 1),
+        "hooks": hooks.calls}
     if crew.fatal is not None:
         extra["failure"] = crew.fatal.failure()
     result = outcome.result(outcomes, plan, situation, extra, job.limits.full, diff)
@@ -105,12 +161,28 @@ def _carry_out(plan: Plan, crew: Crew, job: Job, warnings: list[str]) -> list[ou
         for entry in outcomes:
             entry.finish("skipped", "hook veto: " + problem, red=True)
     else:
+        crew.state.begin(job.name, plan)
+        if crew.state.problem:
+            warnings.append(crew.state.problem)
         outcomes = act(crew, plan.guests)
+        crew.state.close()
     ended = crew.hooks.call(Event(
         job.name + "-job-end", duration=time.monotonic() - began, ok=not any(entry.red for entry in outcomes),
         error=next((entry.reason for entry in outcomes if entry.red), "")))
     warnings += [text for text in (problem, ended) if text]
     return outcomes
+
+
+def _unfinished_warnings(unfinished: List[Dict[str, Any]]) -> List[str]:
+    """Runs that were cut off are told as soon as somebody listens: each started task, the others in a number."""
+    warnings = [
+        "guest {vmid}: an earlier {job} run did not see the end of task {upid}: {result}".format(**entry)
+        for entry in unfinished if entry["upid"]]
+    waiting = [str(entry["vmid"]) for entry in unfinished if not entry["upid"]]
+    if waiting:
+        warnings.append("an earlier run was cut off before it came to {0} guests: {1}".format(
+            len(waiting), ", ".join(waiting[:20])))
+    return warnings
 
 
 def _message(summary: Mapping[str, int], check: bool) -> str:

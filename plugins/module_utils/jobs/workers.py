@@ -3,147 +3,293 @@
 # SPDX-License-Identifier: BSD-2-Clause
 
 # This module util is PRIVATE to the collection: it may change without notice.
-"""Bounded parallel work: per run, per node, per storage, and apart for deletes (law 14).
+"""Bounded parallel work: per run, per node and per storage, for creates and deletes apart (law 14).
 
-Work that cannot start now - a limit, or a time to wait for - never holds a worker that other work
-could use. Deletes start only when no create is ready to start (design, "A snapshot run", step 7).
+A job is a generator of effects. It runs in a thread only between two of them: who waits for a slot, a
+task or a time holds no thread. All state belongs to the thread that called ``run``; the others hand in
+what a job wants next.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-import threading
+import queue
 import time
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Callable, Hashable, List, Optional, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Any, Callable, Deque, Dict, Generator, Hashable, List, Optional, Protocol, Sequence, Tuple
+from typing import Counter as Counts
+
+from ..pve.tasks import Pause, TaskEnd, TaskTimeout
+from ..pve.watcher import Look, Seen, Watcher
 
 CREATE = "create"
 DELETE = "delete"
+PATIENCE = 1.0  # seconds between two looks at whether the run must stop
 
 
 @dataclass(frozen=True)
-class Later:
-    """The work is to be run again after ``seconds``."""
+class Slot:
+    """Resume me when work of this kind may start here; the slot that I hold is given back first.
 
-    seconds: float
-
-
-@dataclass
-class Work:
-    """One step on one guest.
-
-    ``run`` returns None when the guest is done, a Later, or the next Work. ``serial`` storages take
-    one piece of work at a time whatever the limit.
+    ``serial`` storages take one piece of work at a time whatever the limit.
     """
 
-    run: Callable[[], object]
     kind: str
     node: str
     storages: Tuple[Hashable, ...] = ()
     serial: Tuple[Hashable, ...] = ()
-    dropped: Callable[[str], None] = field(default=lambda reason: None)
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """How much may run at once."""
+class Later:
+    """Resume me after ``seconds``; the slot that I hold is given back."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Why nothing new is started; ``at_once`` also gives up waiting for what runs."""
+
+    reason: str
+    at_once: bool
+
+
+class Dropped(Exception):
+    """Thrown into a job that waits when the run stops."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Job(Protocol):
+    """What is to be done with one guest."""
+
+    def steps(self) -> Generator[object, Any, None]:
+        """The effects: Slot, Later, TaskEnd and Pause."""
+
+    def crashed(self, error: Exception) -> None:
+        """The generator ended with an error of our own making."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of one kind may run at once."""
 
     total: int
     per_node: int
     per_storage: int
-    deletes: int
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The limits of a run."""
+
+    creates: Limits
+    deletes: Limits
+
+    def of(self, kind: str) -> Limits:
+        """The limits for a kind of work."""
+        return self.creates if kind == CREATE else self.deletes
+
+
+class _Running:
+    """A job on its way, and the slot that it holds."""
+
+    __slots__ = ("job", "steps", "slot")
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.steps = job.steps()
+        self.slot: Optional[Slot] = None
+
+
+class _Slots:
+    """Who waits for a slot, and how many are taken. The jobs are grouped by what they ask for."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._queues: Dict[str, Dict[Slot, Deque[_Running]]] = {CREATE: {}, DELETE: {}}
+        self._taken: Counts[Hashable] = Counter()
+
+    def ask(self, running: _Running, slot: Slot) -> None:
+        """Stand in line."""
+        self._queues[slot.kind].setdefault(slot, deque()).append(running)
+
+    def next(self) -> Optional[_Running]:
+        """The next job that may start, its slot taken; creates first, then the node with the least to do."""
+        for queues in self._queues.values():
+            fitting = [slot for slot in queues if self._fits(slot)]
+            if fitting:
+                slot = min(fitting, key=lambda s: (self._taken[s.kind, "node", s.node], -len(queues[s])))
+                running = queues[slot].popleft()
+                if not queues[slot]:
+                    del queues[slot]
+                running.slot = slot
+                self._count(slot, 1)
+                return running
+        return None
+
+    def give_back(self, running: _Running) -> None:
+        """Free the slot that a job holds, if any."""
+        if running.slot is not None:
+            self._count(running.slot, -1)
+            running.slot = None
+
+    def empty(self) -> List[_Running]:
+        """Take everybody out of the line."""
+        left = [running for queues in self._queues.values() for line in queues.values() for running in line]
+        for queues in self._queues.values():
+            queues.clear()
+        return left
+
+    def _fits(self, slot: Slot) -> bool:
+        limits = self._bounds.of(slot.kind)
+        return (
+            self._taken[slot.kind] < limits.total
+            and self._taken[slot.kind, "node", slot.node] < limits.per_node
+            and all(self._taken[slot.kind, "storage", key] < limits.per_storage for key in slot.storages)
+            and all(self._taken["serial", key] < 1 for key in slot.serial)
+        )
+
+    def _count(self, slot: Slot, by: int) -> None:
+        self._taken[slot.kind] += by
+        self._taken[slot.kind, "node", slot.node] += by
+        for key in slot.storages:
+            self._taken[slot.kind, "storage", key] += by
+        for key in slot.serial:
+            self._taken["serial", key] += by
 
 
 class Workers:
-    """Runs work until all is done, or until ``stop`` gives a reason; what did not start is dropped with it."""
+    """Runs jobs until all have ended; when ``stop`` gives a reason, those that wait are told so."""
 
-    def __init__(self, bounds: Bounds, stop: Callable[[], Optional[str]]) -> None:
-        self._bounds = bounds
+    def __init__(self, bounds: Bounds, watcher: Watcher, stop: Callable[[], Optional[Stop]], threads: int) -> None:
+        self._slots = _Slots(bounds)
+        self._watcher = watcher
         self._stop = stop
-        self._changed = threading.Condition()
-        self._ready: List[Work] = []
-        self._waiting: List[Tuple[float, int, Work]] = []
+        self._threads = threads
+        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._timers: List[Tuple[float, int, _Running, object]] = []
         self._number = itertools.count()
-        self._running = 0
-        self._deletes = 0
-        self._nodes: Counter[str] = Counter()
-        self._storages: Counter[Hashable] = Counter()
+        self._open = 0
 
-    def run(self, work: Sequence[Work]) -> None:
-        """Run all of it, and what follows from it."""
-        self._ready = list(work)
-        with ThreadPoolExecutor(max_workers=self._bounds.total) as pool:
-            with self._changed:
-                while self._ready or self._waiting or self._running:
-                    reason = self._stop()
-                    if reason:
-                        self._drop(reason)
-                    else:
-                        self._wake()
-                        self._start(pool)
-                    if self._ready or self._waiting or self._running:
-                        self._changed.wait(self._pause())
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run all of them to their end."""
+        self._open = len(jobs)
+        with ThreadPoolExecutor(max_workers=self._threads) as pool:
+            for job in jobs:
+                self._resume(pool, _Running(job))
+            while self._open:
+                stop = self._stop()
+                if stop is not None:
+                    self._drop(pool, stop)
+                self._wake(pool)
+                if stop is None:
+                    self._start(pool)
+                for look in self._watcher.looks():
+                    pool.submit(self._look, pool, look)
+                self._take()
+
+    def _take(self) -> None:
+        """Wait for what comes next, and take in all that has come."""
+        try:
+            self._events.get(timeout=self._pause())()
+            while True:
+                self._events.get_nowait()()
+        except queue.Empty:
+            pass
 
     def _pause(self) -> float:
-        if not self._waiting:
-            return 1.0
-        return max(0.01, min(1.0, self._waiting[0][0] - time.monotonic()))
-
-    def _wake(self) -> None:
         now = time.monotonic()
-        while self._waiting and self._waiting[0][0] <= now:
-            self._ready.append(heapq.heappop(self._waiting)[2])
+        due = [now + PATIENCE]
+        if self._timers:
+            due.append(self._timers[0][0])
+        look = self._watcher.due()
+        if look is not None:
+            due.append(look)
+        return max(0.0, min(due) - now)
 
-    def _drop(self, reason: str) -> None:
-        left = self._ready + [entry[2] for entry in self._waiting]
-        self._ready, self._waiting = [], []
-        for work in left:
-            work.dropped(reason)
+    def _drop(self, pool: ThreadPoolExecutor, stop: Stop) -> None:
+        """Tell those that wait; with ``at_once`` also those whose tasks run."""
+        kept = []
+        for timer in self._timers:
+            _due, _number, running, effect = timer
+            if isinstance(effect, Pause) and stop.at_once:
+                self._resume(pool, running, error=TaskTimeout("{0}: {1}".format(effect.unknown, stop.reason)))
+            elif isinstance(effect, Pause):
+                kept.append(timer)
+            else:
+                self._resume(pool, running, error=Dropped(stop.reason))
+        heapq.heapify(kept)
+        self._timers = kept
+        for running in self._slots.empty():
+            self._resume(pool, running, error=Dropped(stop.reason))
+        if stop.at_once:
+            for waiter, error in self._watcher.drop(stop.reason):
+                self._resume(pool, waiter, error=error)
+
+    def _wake(self, pool: ThreadPoolExecutor) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            self._resume(pool, heapq.heappop(self._timers)[2])
 
     def _start(self, pool: ThreadPoolExecutor) -> None:
-        for kind in (CREATE, DELETE):
-            left = []
-            for work in self._ready:
-                if work.kind == kind and self._fits(work):
-                    self._count(work, 1)
-                    pool.submit(self._work, work)
-                else:
-                    left.append(work)
-            self._ready = left
+        running = self._slots.next()
+        while running is not None:
+            self._resume(pool, running)
+            running = self._slots.next()
 
-    def _fits(self, work: Work) -> bool:
-        bounds = self._bounds
-        return (
-            self._running < bounds.total
-            and self._nodes[work.node] < bounds.per_node
-            and all(self._storages[key] < bounds.per_storage for key in work.storages)
-            and all(self._storages[key] < 1 for key in work.serial)
-            and (work.kind != DELETE or self._deletes < bounds.deletes)
-        )
+    def _resume(
+        self, pool: ThreadPoolExecutor, running: _Running, value: object = None, error: Optional[Exception] = None
+    ) -> None:
+        pool.submit(self._step, pool, running, value, error)
 
-    def _count(self, work: Work, by: int) -> None:
-        self._running += by
-        self._nodes[work.node] += by
-        self._deletes += by if work.kind == DELETE else 0
-        for key in work.storages:
-            self._storages[key] += by
+    # ------------------------------------------------------- in other threads
 
-    def _work(self, work: Work) -> None:
-        following: object = None
+    def _step(self, pool: ThreadPoolExecutor, running: _Running, value: object, error: Optional[Exception]) -> None:
+        """Let a job go on until its next effect."""
+        effect: object = None
         try:
-            following = work.run()
-        except Exception as error:
+            effect = running.steps.send(value) if error is None else running.steps.throw(error)
+        except StopIteration:
+            pass
+        except Exception as crash:
             # One guest's failure never stops the others (law 9), not even one of our own making.
-            work.dropped("internal error: {0}: {1}".format(type(error).__name__, error))
-        finally:
-            with self._changed:
-                self._count(work, -1)
-                if isinstance(following, Later):
-                    due = time.monotonic() + following.seconds
-                    heapq.heappush(self._waiting, (due, next(self._number), work))
-                elif isinstance(following, Work):
-                    self._ready.append(following)
-                self._changed.notify()
+            running.job.crashed(crash)
+        self._events.put(lambda: self._effect(pool, running, effect))
+
+    def _look(self, pool: ThreadPoolExecutor, look: Look) -> None:
+        seen = self._watcher.look(look)
+        self._events.put(lambda: self._seen(pool, look, seen))
+
+    # -------------------------------------------------------- taken in by run
+
+    def _effect(self, pool: ThreadPoolExecutor, running: _Running, effect: object) -> None:
+        """What a job wants next; None when it has ended."""
+        if isinstance(effect, TaskEnd):
+            self._watcher.add(effect.upid, effect.timeout, running)
+        elif isinstance(effect, Pause):
+            self._time(running, effect, effect.seconds)
+        else:
+            self._slots.give_back(running)
+            if isinstance(effect, Slot):
+                self._slots.ask(running, effect)
+            elif isinstance(effect, Later):
+                self._time(running, effect, effect.seconds)
+            else:
+                self._open -= 1
+
+    def _time(self, running: _Running, effect: object, seconds: float) -> None:
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._number), running, effect))
+
+    def _seen(self, pool: ThreadPoolExecutor, look: Look, seen: Seen) -> None:
+        for waiter, result in self._watcher.taken(look, seen):
+            if isinstance(result, Exception):
+                self._resume(pool, waiter, error=result)
+            else:
+                self._resume(pool, waiter, result)

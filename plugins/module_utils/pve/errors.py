@@ -160,6 +160,12 @@ class LostWrite(PveError):
     code = "lost"
 
 
+class Interrupted(PveError):
+    """The run was told to stop, or its time is up, before the call was sent."""
+
+    code = "interrupted"
+
+
 class TaskFailed(PveError):
     """A task that ended with an exit status other than OK or WARNINGS; ``upid`` is set."""
 
@@ -167,7 +173,8 @@ class TaskFailed(PveError):
 
 
 # After one of these there is no point in going on with other guests.
-FATAL = (AuthenticationFailed, UntrustedCertificate, HostUnreachable, ClusterChanged, DependencyMissing)
+FATAL = (
+    AuthenticationFailed, UntrustedCertificate, HostUnreachable, ClusterChanged, DependencyMissing, Interrupted)
 
 
 def is_fatal(error: PveError) -> bool:

@@ -280,6 +280,7 @@ class Session:
         self._expected: Optional[frozenset[str]] = None
         self._verified: Set[int] = set()
         self._silent: Dict[str, float] = {}
+        self._stopped: Callable[[], Optional[str]] = lambda: None
         self._bases = [base_url(host, port) for host in hosts]
         self._auth = self._authenticator(credentials, verify, (min(CONNECT_TIMEOUT, timeout), timeout))
         self._ticket_auth = self._auth if isinstance(self._auth, _TicketAuth) else None
@@ -309,10 +310,23 @@ class Session:
         """``host:port`` of the API host in use."""
         return _origin(self._bases[self._current])[len("https://"):]
 
+    @property
+    def hosts(self) -> List[str]:
+        """``host:port`` of every API host."""
+        return [_origin(base)[len("https://"):] for base in self._bases]
+
     def expect_nodes(self, names: Sequence[str]) -> None:
         """From now on a host that does not know exactly these nodes is refused (law 15)."""
         self._expected = frozenset(names)
         self._verified = {self._current}
+
+    def obey(self, stopped: Callable[[], Optional[str]]) -> None:
+        """From now on no call is sent while ``stopped`` gives a reason: Interrupted instead."""
+        self._stopped = stopped
+
+    def read_once(self, *path: object, **params: Any) -> Answer:
+        """GET that is not repeated, for what is asked again anyway; errors as read()."""
+        return self._call("get", path, params)
 
     def read(self, *path: object, **params: Any) -> Answer:
         """GET; retried on lost connections, 595, 596, 599 and gateway errors, on the next host if there is one.
@@ -358,6 +372,9 @@ class Session:
         self._sleep(min(RETRY_MAX, RETRY_FIRST * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3))
 
     def _call(self, method: str, path: Tuple[object, ...], params: Dict[str, Any]) -> Answer:
+        reason = self._stopped()
+        if reason is not None:
+            raise errors.Interrupted(reason)
         index = self._current
         try:
             self._check_cluster(index)

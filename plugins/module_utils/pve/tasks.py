@@ -3,16 +3,19 @@
 # SPDX-License-Identifier: BSD-2-Clause
 
 # This module util is PRIVATE to the collection: it may change without notice.
-"""Tasks: start a snapshot or its deletion, wait for the end, and never do either twice (laws 7, 8)."""
+"""Tasks: start a snapshot or its deletion, wait for the end, and never do either twice (laws 7, 8).
+
+What waits is a generator: it yields a TaskEnd or a Pause and is resumed when that is over, so that no
+thread waits with it. A TaskEnd is answered with the task's exit status, or an error is thrown in.
+"""
 
 from __future__ import annotations
 
-import random
 import re
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Generator, List, Optional, Set, Tuple
 
 from ..model import LXC, Guest, Snapshot
 from . import errors
@@ -21,12 +24,11 @@ from .session import Session
 
 NAME = re.compile(r"\A[A-Za-z][A-Za-z0-9_-]{1,39}\Z")
 SUCCESS = re.compile(r"\A(?:OK|WARNINGS: \d+)\Z")
-POLL_FIRST = 0.5
-POLL_MAX = 5.0
+SNAPSHOT_TASKS = frozenset(("qmsnapshot", "qmdelsnapshot", "vzsnapshot", "vzdelsnapshot"))
 LOST_WAIT = 35.0  # law 8: longer than the 30 s that Proxmox's own proxy waits (api-facts 5.2)
 LOST_POLL = 2.0
 LOST_WRITES = 2
-NODE_PATIENCE = 120.0  # seconds that a node may be silent while one of its tasks is awaited
+UNKNOWN = "the answer to a write was lost, and the run ended before it was clear what became of it"
 CLOCK_SKEW = 600  # between the API host and the guest's node, seconds
 
 
@@ -64,20 +66,32 @@ class TaskTimeout(errors.PveError):
     code = "timeout"
 
 
-class Tasks:
-    """Starts and awaits snapshot tasks. Safe to share between threads."""
+@dataclass(frozen=True)
+class TaskEnd:
+    """Resume me when this task has ended, with its exit status; ``timeout`` in seconds, 0 for none."""
 
-    def __init__(
-        self,
-        session: Session,
-        cluster: Cluster,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    upid: str
+    timeout: float
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Resume me after ``seconds``, or with a TaskTimeout that says ``unknown`` when the run ends before."""
+
+    seconds: float
+    unknown: str
+
+
+Steps = Generator[object, Any, Done]
+
+
+class Tasks:
+    """Starts snapshot tasks and tells what to wait for. Safe to share between threads."""
+
+    def __init__(self, session: Session, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:
         self._session = session
         self._cluster = cluster
         self._clock = clock
-        self._sleep = sleep
         self._lock = threading.Lock()
         self._known: Set[str] = set()
         # When a write was lost, by guest, method and name: it stays lost when it is tried again after a wait.
@@ -86,7 +100,7 @@ class Tasks:
     def create(
         self, guest: Guest, name: str, description: str, vmstate: bool, timeout: float,
         started: Callable[[str], None],
-    ) -> Done:
+    ) -> Steps:
         """Take a snapshot and wait for its end.
 
         ``timeout`` in seconds, ``started`` is told each UPID. Raises TaskFailed, TaskTimeout or what
@@ -106,11 +120,11 @@ class Tasks:
                 snapshot.description == description.rstrip() and snapshot.snaptime >= began - CLOCK_SKEW)
 
         kind = "vzsnapshot" if guest.type == LXC else "qmsnapshot"
-        return self._run(guest, name, kind, ("post", path, params), made, errors.CLASH, timeout, started)
+        return (yield from self._run(guest, name, kind, ("post", path, params), made, errors.CLASH, timeout, started))
 
     def delete(
         self, guest: Guest, name: str, timeout: float, started: Callable[[str], None], force: bool = False
-    ) -> Done:
+    ) -> Steps:
         """Delete a snapshot and wait for its end; one that is already gone is success."""
         params: Dict[str, Any] = {"force": True} if force else {}
         path = ("nodes", guest.node, guest.type, guest.vmid, "snapshot", name)
@@ -120,7 +134,7 @@ class Tasks:
 
         kind = "vzdelsnapshot" if guest.type == LXC else "qmdelsnapshot"
         try:
-            return self._run(guest, name, kind, ("delete", path, params), gone, errors.GONE, timeout, started)
+            return (yield from self._run(guest, name, kind, ("delete", path, params), gone, errors.GONE, timeout, started))
         except errors.TaskFailed as error:
             if error.kind == errors.GONE:
                 return Done(error.upid, "it was already gone")
@@ -134,6 +148,24 @@ class Tasks:
         except errors.PveError:
             return []
         return [str(item["upid"]) for item in listed]
+
+    def result(self, upid: str) -> str:
+        """The exit status of a task, an empty text while it runs. Raises what the session raises."""
+        status = self._session.read("nodes", Upid.parse(upid).node, "tasks", upid, "status").data
+        return str(status.get("exitstatus") or "no exit status") if status.get("status") == "stopped" else ""
+
+    def newest(self, guest: Guest) -> Tuple[str, str]:
+        """UPID and state (``running`` or the exit status) of the last visible snapshot task on a guest; or empty."""
+        try:
+            listed = self._session.read(
+                "nodes", guest.node, "tasks", source="all", vmid=guest.vmid, limit=500).data
+        except errors.PveError:
+            return "", ""
+        for item in listed:
+            if str(item.get("type")) in SNAPSHOT_TASKS:
+                running = "endtime" not in item
+                return str(item["upid"]), "running" if running else str(item.get("status", ""))
+        return "", ""
 
     def log(self, upid: str, limit: int = 20) -> List[str]:
         """The last lines of a task's log; empty when it cannot be read."""
@@ -160,7 +192,7 @@ class Tasks:
         after_loss: str,
         timeout: float,
         started: Callable[[str], None],
-    ) -> Done:
+    ) -> Steps:
         """Send a write and await its task; a lost answer is looked for before anything is sent again (law 8).
 
         ``effect`` tells whether what the write asks for is there. ``after_loss`` is the class of failure
@@ -171,18 +203,18 @@ class Tasks:
         sent = 0
         while True:
             try:
-                upid = str(self._session.write(method, *path, **params))
+                upid = self._upid(self._session.write(method, *path, **params))
             except errors.LostWrite:
                 sent += 1
                 self._lost.setdefault(key, self._session.clock.now())
-                done = self._look_for(guest, kind, effect, timeout, started)
+                done = yield from self._look_for(guest, kind, effect, timeout, started)
                 if done is not None:
                     return done
                 if sent == LOST_WRITES:
                     raise
                 continue
             try:
-                return self._await(upid, timeout, started)
+                return (yield from self._await(upid, timeout, started))
             except errors.TaskFailed as failed:
                 if key in self._lost and failed.kind == after_loss and effect():
                     return Done(upid)
@@ -190,9 +222,17 @@ class Tasks:
                     return Done(upid, failed.message)
                 raise
 
+    @staticmethod
+    def _upid(answer: object) -> str:
+        """The UPID of an answer; LostWrite for anything else, since the write may have been carried out."""
+        try:
+            return Upid.parse(str(answer)).text
+        except ValueError as error:
+            raise errors.LostWrite("the answer to the write was {0}".format(error)) from None
+
     def _look_for(
         self, guest: Guest, kind: str, effect: Callable[[], bool], timeout: float, started: Callable[[str], None]
-    ) -> Optional[Done]:
+    ) -> Generator[object, Any, Optional[Done]]:
         """The task of a lost write, by guest and type, or its effect; None when neither shows up in 35 s.
 
         What cannot be read is asked again until then; NodeUnreachable when it still cannot be read, since
@@ -211,18 +251,20 @@ class Tasks:
                     seen.add(candidate)
                     upid = candidate
                     try:
-                        self._await(candidate, timeout, started)
+                        yield from self._await(candidate, timeout, started)
                     except errors.TaskFailed:
                         pass  # its effect decides; it may be another's task
                 if effect():
                     return Done(upid)
+            except errors.Interrupted as error:
+                raise TaskTimeout("{0}: {1}".format(UNKNOWN, error.message), upid=upid) from error
             except errors.NodeUnreachable:
                 if late:
                     raise
             else:
                 if late:
                     return None
-            self._sleep(LOST_POLL)
+            yield Pause(LOST_POLL, UNKNOWN)
 
     def _candidates(self, guest: Guest, kind: str, since: int) -> List[str]:
         try:
@@ -234,39 +276,12 @@ class Tasks:
         with self._lock:
             return [str(item["upid"]) for item in reversed(listed) if str(item["upid"]) not in self._known]
 
-    def _await(self, upid: str, timeout: float, started: Callable[[str], None]) -> Done:
-        """Poll a task's status, quick first, then backing off; law 7 judges its exit status."""
+    def _await(self, upid: str, timeout: float, started: Callable[[str], None]) -> Steps:
+        """Wait for a task's end; law 7 judges its exit status."""
         with self._lock:
             self._known.add(upid)
         started(upid)
-        node = Upid.parse(upid).node
-        deadline = self._clock() + timeout if timeout else None
-        pause = POLL_FIRST
-        silent_since: Optional[float] = None
-        while True:
-            left = None if deadline is None else deadline - self._clock()
-            self._sleep(min(pause * random.uniform(0.8, 1.2), POLL_MAX if left is None else max(left, 0.05)))
-            pause = min(pause * 1.5, POLL_MAX)
-            try:
-                status = self._session.read("nodes", node, "tasks", upid, "status").data
-                silent_since = None
-            except errors.NodeUnreachable as error:
-                # A create that runs is not given up because its node's API is busy.
-                silent_since = self._clock() if silent_since is None else silent_since
-                if self._clock() - silent_since > NODE_PATIENCE:
-                    raise errors.NodeUnreachable(error.message, error.status, upid=upid) from error
-                status = {}
-            except errors.BadParameter as error:
-                raise errors.TaskFailed(error.message, error.status, upid=upid) from error
-            if status.get("status") == "stopped":
-                return self._judge(upid, str(status.get("exitstatus", "")))
-            if deadline is not None and self._clock() >= deadline:
-                raise TaskTimeout(
-                    "the task still ran after {0:.0f} s; it goes on (raise 'timeout' if it needs longer)".format(timeout),
-                    upid=upid)
-
-    @staticmethod
-    def _judge(upid: str, exitstatus: str) -> Done:
+        exitstatus = str((yield TaskEnd(upid, timeout)))
         if SUCCESS.match(exitstatus):
             return Done(upid, None if exitstatus == "OK" else exitstatus)
         raise errors.TaskFailed(exitstatus.strip() or "no exit status", upid=upid)

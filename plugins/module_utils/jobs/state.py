@@ -1,0 +1,260 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+# This module util is PRIVATE to the collection: it may change without notice.
+"""What a control node remembers of a cluster: which guests its runs work on now, and runs that were cut off.
+
+All files lie in one state directory and begin with the cluster's key. A record is JSON Lines: the plan
+first, then a line for each task and each guest's end, so that it is whole at every moment but for a last
+line that was cut off. Its process holds a lock on it, which the kernel gives back when the process dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
+
+from ..pve import errors
+from ..pve.tasks import Tasks
+from .outcome import Outcome
+from .plan import Plan
+
+VERSION = 1
+
+
+def cluster_key(nodes: Sequence[str]) -> str:
+    """The same for every run on a cluster: a hash of its sorted node names."""
+    return hashlib.sha256("\n".join(sorted(nodes)).encode("utf-8")).hexdigest()[:16]
+
+
+class Claims:
+    """Byte-range locks, one byte for each guest's id: two runs of this control node never share a guest."""
+
+    def __init__(self, directory: str, key: str) -> None:
+        self._lock = threading.Lock()
+        # Closing any descriptor of the file would give all locks back, so it is opened once.
+        self._file = os.open(os.path.join(directory, key + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def take(self, vmid: int) -> bool:
+        """Claim a guest; False while another run has it."""
+        with self._lock:
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, vmid)
+            except OSError:
+                return False
+            return True
+
+    def give_back(self, vmid: int) -> None:
+        """Let other runs have the guest."""
+        with self._lock:
+            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, vmid)
+
+    def close(self) -> None:
+        """Give back all that is left."""
+        os.close(self._file)
+
+
+class Record:
+    """The record of this run. Safe to share between threads."""
+
+    def __init__(self, directory: str, key: str, header: Mapping[str, Any]) -> None:
+        self._lock = threading.Lock()
+        self._open: Set[int] = {guest["vmid"] for guest in header["plan"]}
+        self._path = os.path.join(directory, "{0}-{1}-{2}.run".format(key, time.time_ns(), os.getpid()))
+        new = self._path + ".new"
+        self._file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._line(header)
+        os.fsync(self._file)
+        os.rename(new, self._path)
+
+    def task(self, vmid: int, upid: str) -> None:
+        """A task was started."""
+        self._line({"vmid": vmid, "upid": upid})
+
+    def ended(self, outcome: Outcome, heard: bool) -> None:
+        """A guest is done with; one whose task still runs stays unfinished, and where nobody may hear the
+        result so does one that was not started."""
+        if outcome.status != "timeout" or heard and not outcome.upids:
+            self._open.discard(outcome.guest.vmid)
+            self._line({
+                "vmid": outcome.guest.vmid, "status": outcome.status, "snapshot": outcome.snapshot,
+                "pruned": outcome.pruned})
+
+    def close(self) -> None:
+        """The end of the run: a record is only kept for what is unfinished."""
+        if not self._open:
+            os.unlink(self._path)
+        os.close(self._file)
+
+    def _line(self, values: Mapping[str, Any]) -> None:
+        """One write, so that a line is there or not; a full disk must not end the run."""
+        with self._lock:
+            try:
+                os.write(self._file, (json.dumps(values) + "\n").encode("utf-8"))
+            except OSError:
+                pass
+
+
+@dataclass
+class _Left:
+    """What a run that was cut off left behind."""
+
+    path: str
+    header: Dict[str, Any]
+    tasks: Dict[int, List[str]]
+    ended: Set[int]
+
+
+class State:
+    """The state directory, as one run on one cluster sees it; without one, nothing is remembered."""
+
+    def __init__(self, directory: str, nodes: Sequence[str], hosts: Sequence[str]) -> None:
+        self._directory = directory
+        self._nodes = sorted(nodes)
+        self._hosts = list(hosts)
+        self._key = cluster_key(nodes)
+        self._claims: Optional[Claims] = None
+        self._record: Optional[Record] = None
+        self.problem = ""
+
+    def begin(self, job: str, plan: Plan) -> None:
+        """Start the record and the claims; where that cannot be, ``problem`` says so and the run goes on."""
+        header = {
+            "version": VERSION, "job": job, "began": int(time.time()), "pid": os.getpid(), "nodes": self._nodes,
+            "hosts": self._hosts,
+            "plan": [
+                {"vmid": guest.guest.vmid, "node": guest.guest.node, "create": guest.create,
+                 "prunes": [snapshot.name for snapshot in guest.prunes]}
+                for guest in plan.guests if guest.has_work],
+        }
+        try:
+            os.makedirs(self._directory, mode=0o700, exist_ok=True)
+            self._claims = Claims(self._directory, self._key)
+            self._record = Record(self._directory, self._key, header)
+        except OSError as error:
+            self.problem = (
+                "option 'state_dir': '{0}' cannot be written ({1}): a run that is cut off cannot be looked up, and two runs "
+                "of this control node may meet on a guest; name a directory that can".format(
+                    self._directory, error.strerror))
+
+    def take(self, vmid: int) -> bool:
+        """Claim a guest for this run; False while another run of this control node has it."""
+        return self._claims is None or self._claims.take(vmid)
+
+    def task(self, vmid: int, upid: str) -> None:
+        """Note a task that was started."""
+        if self._record is not None:
+            self._record.task(vmid, upid)
+
+    def ended(self, outcome: Outcome, heard: bool = True) -> None:
+        """Note a guest's end, and let other runs have it; ``heard`` where the run's result is waited for."""
+        if self._record is not None:
+            self._record.ended(outcome, heard)
+        if self._claims is not None:
+            self._claims.give_back(outcome.guest.vmid)
+
+    def close(self) -> None:
+        """The end of the run."""
+        if self._record is not None:
+            self._record.close()
+        if self._claims is not None:
+            self._claims.close()
+
+    def unfinished(self, tasks: Tasks, forget: bool) -> List[Dict[str, Any]]:
+        """What became of the runs that were cut off, one entry for each of their guests that had no end.
+
+        With ``forget`` a record goes once it is told, unless one of its tasks still runs.
+        """
+        entries: List[Dict[str, Any]] = []
+        for path in self._records():
+            left = self._left(path)
+            if left is None:
+                continue
+            told, running = _became(left, tasks)
+            entries += told
+            if forget and not running:
+                _unlink(path)
+        return entries
+
+    def _records(self) -> List[str]:
+        try:
+            names = sorted(os.listdir(self._directory))
+        except OSError:
+            return []
+        return [os.path.join(self._directory, name) for name in names
+                if name.startswith(self._key + "-") and name.endswith(".run")]
+
+    def _left(self, path: str) -> Optional[_Left]:
+        """A record whose process is dead, None for one that still works or is not ours to read.
+
+        Two clusters may have nodes of the same names: one of the hosts must be the same too.
+        """
+        try:
+            with open(path, encoding="utf-8") as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                lines = [_parsed(line) for line in handle]
+        except OSError:
+            return None
+        header = lines[0] if lines else {}
+        if header.get("version") != VERSION or not set(header["hosts"]) & set(self._hosts):
+            return None
+        left = _Left(path, header, {}, set())
+        for line in lines[1:]:
+            if "upid" in line:
+                left.tasks.setdefault(line["vmid"], []).append(line["upid"])
+            elif "status" in line:
+                left.ended.add(line["vmid"])
+        return left
+
+
+def _unlink(path: str) -> None:
+    """Another run may have told it too."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def _parsed(line: str) -> Dict[str, Any]:
+    """A line's values; {} for one that was cut off."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _became(left: _Left, tasks: Tasks) -> Tuple[List[Dict[str, Any]], bool]:
+    """Entries of the guests without an end, and whether a task of theirs still runs."""
+    entries = []
+    running = False
+    for guest in left.header["plan"]:
+        if guest["vmid"] in left.ended:
+            continue
+        upid = (left.tasks.get(guest["vmid"]) or [""])[-1]
+        result = _result(tasks, upid) if upid else "not started"
+        running = running or result == "running"
+        entries.append({
+            "vmid": guest["vmid"], "node": guest["node"], "job": left.header["job"], "began": left.header["began"],
+            "snapshot": guest["create"], "upid": upid, "result": result})
+    return entries, running
+
+
+def _result(tasks: Tasks, upid: str) -> str:
+    """``running``, the exit status, or why it cannot be told."""
+    try:
+        return tasks.result(upid) or "running"
+    except ValueError:
+        return "unknown: the record is damaged"
+    except errors.PveError as error:
+        if errors.is_fatal(error):
+            raise
+        return "unknown: " + error.message
