@@ -43,28 +43,58 @@ options:
     type: str
     default: 30m
   run_timeout:
-    description: After this time nothing new is started; V(0) for no limit.
+    description:
+      - After this time the run ends; V(0) for no limit. Nothing new is started, and tasks that still run are left alone and
+        reported as V(timeout) with their UPIDs.
     type: str
     default: "0"
   max_parallel:
-    description: How many tasks may run at once. The connection pool holds 16 connections.
+    description:
+      - How many snapshots may be made at once in the whole cluster, enough for two nodes at their limit. A run finishes with
+        a node before it begins the next one, as far as the limits allow. Proxmox VE itself takes 4 for bulk actions on a
+        cluster unless told otherwise, and 64 at the most.
     type: int
     default: 16
   max_parallel_per_node:
     description:
-      - How many tasks may run at once on one node. 4 is the number that Proxmox VE uses for its own bulk actions.
+      - How many snapshots may be made at once on one node. 8 is what Proxmox VE 9 takes at the most when it starts or stops all
+        guests of a node. V(4) is its default for bulk actions on a cluster, for nodes that are short of disk bandwidth.
     type: int
-    default: 4
+    default: 8
   max_parallel_per_storage:
     description:
-      - How many guests with disks on the same storage may be worked on at once. On LVM with snapshots as volume chain it is
-        always one, since a delete that waits too long for the storage's lock leaves the guest locked.
+      - How many snapshots may be made at once of guests with disks on the same storage, which for a shared storage counts over
+        all nodes.
+      - Where it is not set it is 16, but one task at a time, deletes included, on NFS and CIFS, where each snapshot stalls its
+        guest while the others share the bandwidth.
+      - On LVM with snapshots as volume chain it is always one task, deletes included, since a delete that waits too long for
+        the storage's lock leaves the guest locked.
     type: int
-    default: 4
   max_parallel_deletes:
-    description: How many snapshots may be deleted at once; deletes load a storage more than creates.
+    description:
+      - How many snapshots may be deleted at once in the whole cluster. Creates do not count here, nor deletes there. The three
+        limits of deletes are three quarters of those of creates, since a delete loads a storage more, and one that fails may
+        leave its guest locked.
     type: int
-    default: 4
+    default: 12
+  max_parallel_deletes_per_node:
+    description: How many snapshots may be deleted at once on one node.
+    type: int
+    default: 6
+  max_parallel_deletes_per_storage:
+    description: How many snapshots may be deleted at once of guests with disks on the same storage.
+    type: int
+    default: 12
+  state_dir:
+    description:
+      - Directory on the machine that runs the module, for the record of a run and for the locks that keep two runs on the same
+        cluster from working on the same guest. It is made where it is missing. Runs that shall see each other need the same one.
+      - The default is the first of E(STATE_DIRECTORY) (which systemd sets), C(pve.autosnap) in E(XDG_STATE_HOME), and
+        C(~/.local/state/pve.autosnap).
+      - The record holds the plan, the UPIDs and the outcome so far, no secret. It is removed at the end of the run, unless
+        something is unfinished; the next run then tells what became of it in RV(ignore:unfinished).
+      - A directory that cannot be written is a warning.
+    type: path
   fail_on:
     description:
       - Whether the run fails when V(any) guest, V(all) guests or V(never) a guest is not as it should be.

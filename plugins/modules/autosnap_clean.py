@@ -12,7 +12,7 @@ version_added: 0.1.0
 description:
   - Deletes the managed snapshots of the labels that the retention does not keep. Takes none.
   - The newest whole snapshot of a guest and label stays, except with O(keep=0).
-  - Foreign snapshots are never counted and never touched. Deletes are never forced.
+  - Foreign snapshots are never counted and never touched. Deletes are never forced, except by O(repair=force).
 author:
   - pve.autosnap contributors (@pve-autosnap)
 extends_documentation_fragment:
@@ -36,6 +36,16 @@ options:
     type: list
     elements: str
     required: true
+  repair:
+    description:
+      - What to do about broken managed snapshots of the labels, which an interrupted create or delete left behind.
+      - V(report) lists them. V(retry) deletes those whose deletion was interrupted (C(snapstate=delete)) once more.
+      - V(force) deletes all of them with the C(force) of the API, which drops the entry even where a disk's snapshot cannot be
+        removed, so that data may stay behind on the storage. It is the only forced delete there is.
+      - Nothing is done on a locked guest. Where the lock stays, the reason has the C(qm unlock) or C(pct unlock) line for root.
+    type: str
+    choices: [report, retry, force]
+    default: report
 seealso:
   - module: pve.autosnap.autosnap_snap
   - module: pve.autosnap.autosnap_info
@@ -68,6 +78,15 @@ EXAMPLES = r"""
     guests: "100"
     label: "*"
     keep: 0
+
+- name: Remove what an interrupted deletion left behind, and prune nothing else
+  pve.autosnap.autosnap_clean:
+    api_host: pve1.example.com
+    api_token_file: /etc/autosnap/token
+    guests: "@all"
+    label: "*"
+    keep: 1000
+    repair: retry
 """
 
 RETURN = r"""
@@ -121,6 +140,11 @@ guests:
       type: list
       elements: str
       returned: always
+    repaired:
+      description: Names of the broken snapshots deleted because of O(repair).
+      type: list
+      elements: str
+      returned: always
     upids:
       description: Tasks started for the guest.
       type: list
@@ -156,6 +180,7 @@ guests:
       pruned:
         - autodaily261121004256
         - autodaily261122004256
+      repaired: []
       upids:
         - 'UPID:pve1:000003F3:00001BA5:6B038C16:qmdelsnapshot:100:autosnap@pve!test:'
         - 'UPID:pve1:000003F8:00001BC8:6B038C16:qmdelsnapshot:100:autosnap@pve!test:'
@@ -262,7 +287,52 @@ broken:
       snapshot: autodaily261101000000
       snapstate: delete
       snaptime: 1794394576
+      age: 1820000
       lock: null
+unfinished:
+  description:
+    - What became of earlier runs of this control node on this cluster that were cut off or had to leave a task running.
+    - It is told once, or as long as a task runs.
+  returned: when the cluster could be read
+  type: list
+  elements: dict
+  contains:
+    vmid:
+      description: Id of the guest.
+      type: int
+      returned: always
+    node:
+      description: Its node at that time.
+      type: str
+      returned: always
+    job:
+      description: V(snap) or V(clean).
+      type: str
+      returned: always
+    began:
+      description: When that run began, Unix seconds.
+      type: int
+      returned: always
+    snapshot:
+      description: The snapshot that it was to make, or empty.
+      type: str
+      returned: always
+    upid:
+      description: The last task that it started for the guest, or empty.
+      type: str
+      returned: always
+    result:
+      description: The task's exit status, V(running), V(not started), or why it is unknown.
+      type: str
+      returned: always
+  sample:
+    - vmid: 100
+      node: pve1
+      job: snap
+      began: 1795600000
+      snapshot: autodaily261125020000
+      upid: 'UPID:pve1:000003F3:00001BA5:6B038C16:qmsnapshot:100:autosnap@pve!test:'
+      result: OK
 hooks:
   description: The calls of the hook with exit code and output, or in check mode those that there would be.
   returned: when the cluster could be read
@@ -286,7 +356,7 @@ failure:
   contains:
     code:
       description: One of V(authentication), V(permission), V(parameter), V(certificate), V(host), V(node), V(cluster),
-        V(answer), V(dependency), V(input), V(error).
+        V(answer), V(dependency), V(interrupted), V(input), V(error).
       type: str
       returned: always
     kind:

@@ -220,7 +220,10 @@ broken:
       snapshot: autodaily261101000000
       snapstate: delete
       snaptime: 1794394576
+      age: 1820000
       lock: null
+      task: 'UPID:pve1:000003F3:00001BA5:6AF42C10:qmdelsnapshot:102:autosnap@pve!test:'
+      task_result: unexpected status
 api_calls:
   description: Number of API calls sent.
   returned: when the cluster could be read

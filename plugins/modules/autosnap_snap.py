@@ -220,6 +220,11 @@ guests:
       type: list
       elements: str
       returned: always
+    repaired:
+      description: Always empty here; it is O(pve.autosnap.autosnap_clean#module:repair) that deletes broken snapshots.
+      type: list
+      elements: str
+      returned: always
     upids:
       description: Tasks started for the guest.
       type: list
@@ -254,6 +259,7 @@ guests:
       snapshot: autodaily261123004257
       pruned:
         - autodaily261120004256
+      repaired: []
       upids:
         - 'UPID:pve1:000003E9:00001B5F:6B038C11:qmsnapshot:100:autosnap@pve!test:'
         - 'UPID:pve1:000003F1:00001B97:6B038C12:qmdelsnapshot:100:autosnap@pve!test:'
@@ -270,6 +276,7 @@ guests:
       pruned:
         - autodaily261118004256
         - autodaily261119004256
+      repaired: []
       upids:
         - 'UPID:pve1:000003EE:00001B82:6B038C11:qmdelsnapshot:105:autosnap@pve!test:'
         - 'UPID:pve1:000003F2:00001B9E:6B038C12:qmdelsnapshot:105:autosnap@pve!test:'
@@ -396,7 +403,52 @@ broken:
       snapshot: autodaily261101000000
       snapstate: delete
       snaptime: 1794394576
+      age: 1820000
       lock: null
+unfinished:
+  description:
+    - What became of earlier runs of this control node on this cluster that were cut off or had to leave a task running.
+    - It is told once, or as long as a task runs.
+  returned: when the cluster could be read
+  type: list
+  elements: dict
+  contains:
+    vmid:
+      description: Id of the guest.
+      type: int
+      returned: always
+    node:
+      description: Its node at that time.
+      type: str
+      returned: always
+    job:
+      description: V(snap) or V(clean).
+      type: str
+      returned: always
+    began:
+      description: When that run began, Unix seconds.
+      type: int
+      returned: always
+    snapshot:
+      description: The snapshot that it was to make, or empty.
+      type: str
+      returned: always
+    upid:
+      description: The last task that it started for the guest, or empty.
+      type: str
+      returned: always
+    result:
+      description: The task's exit status, V(running), V(not started), or why it is unknown.
+      type: str
+      returned: always
+  sample:
+    - vmid: 100
+      node: pve1
+      job: snap
+      began: 1795600000
+      snapshot: autodaily261125020000
+      upid: 'UPID:pve1:000003F3:00001BA5:6B038C16:qmsnapshot:100:autosnap@pve!test:'
+      result: OK
 hooks:
   description: The calls of the hook with exit code and output, or in check mode those that there would be.
   returned: when the cluster could be read
@@ -438,7 +490,7 @@ failure:
   contains:
     code:
       description: One of V(authentication), V(permission), V(parameter), V(certificate), V(host), V(node), V(cluster),
-        V(answer), V(dependency), V(input), V(error).
+        V(answer), V(dependency), V(interrupted), V(input), V(error).
       type: str
       returned: always
     kind:

@@ -3,14 +3,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Serve a simulated cluster: ``python -m simulator WORLD.yml --directory DIR``.
 
-Writes ``ready`` (host:port) and ``ca.crt`` into DIR once it listens, and ends with its standard input
-or after ``--seconds``.
+Writes ``ready`` (host:port) and ``ca.crt`` into DIR once it listens, ends with its standard input or after
+``--seconds``, and then writes ``stats.json``: API calls, and how many tasks ran at once at the most.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import pathlib
 import sys
 
@@ -29,6 +30,7 @@ async def serve(arguments: argparse.Namespace) -> None:
     reader = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await asyncio.wait([asyncio.ensure_future(reader)], timeout=arguments.seconds)
     await pve.stop()
+    (directory / "stats.json").write_text(json.dumps({"calls": len(pve.log), "peak": pve.running_peak}), encoding="utf-8")
 
 
 def main() -> None:

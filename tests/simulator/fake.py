@@ -11,6 +11,7 @@ which is why it is pinned exactly; ``tests/unit/test_replay.py`` notices when th
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import re
 import ssl
@@ -35,8 +36,9 @@ class Fault:
 
     def __init__(
         self, method: str, path: str, times: int | None, before: bool, status: int | None, reason: str, host: int | None,
-        after: int,
+        after: int, delay: float,
     ) -> None:
+        self.delay = delay
         self.method = method
         self.path = re.compile(path)
         self.times = times
@@ -83,6 +85,10 @@ class SimulatedPve(FakePve):
         self.peak_by: dict[str, int] = {}
         self.expected_privsep = True
         self.clock_offset: dict[str, int] = {}
+        self._chaos: tuple[random.Random, float, float, float] | None = None
+        self.api_workers = 0
+        self.api_seconds = 0.0
+        self._api_slots: dict[str, asyncio.Semaphore] = {}
         self._sites: dict[int, web.TCPSite] = {}
         self._by_id: dict[int, Any] = {}
         self._context: ssl.SSLContext | None = None
@@ -107,13 +113,15 @@ class SimulatedPve(FakePve):
             self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
 
     async def kill_host(self, index: int) -> None:
-        """An API host stops listening and its connections break."""
+        """An API host stops listening and its connections break, those too that were being made."""
         address = self.hosts[index]
-        for connection in list(self.runner.server.connections):
-            transport = connection.transport
-            if transport is not None and transport.get_extra_info("sockname")[0] == address:
-                transport.abort()
         await self._sites.pop(index).stop()
+        for _number in range(5):
+            for connection in list(self.runner.server.connections):
+                transport = connection.transport
+                if transport is not None and transport.get_extra_info("sockname")[0] == address:
+                    transport.abort()
+            await asyncio.sleep(0.02)
 
     # ------------------------------------------------------------------ lookup
 
@@ -231,19 +239,38 @@ class SimulatedPve(FakePve):
 
     def fault(
         self, method: str, path: str, times: int | None = 1, *, before: bool = False, status: int | None = None,
-        reason: str = "", after: int = 0,
+        reason: str = "", after: int = 0, delay: float = 0.0,
     ) -> None:
         """Strike requests whose path matches the regular expression ``path``.
 
         With ``status`` they are answered so, with an empty body. Without, the connection is cut:
         ``before`` the request is carried out, or after it (the answer is lost). ``after`` lets so
-        many pass first.
+        many pass first. With ``delay`` they are carried out, and the answer comes so many seconds late.
         """
-        self.faults.append(Fault(method, path, times, before, status, reason, None, after))
+        self.faults.append(Fault(method, path, times, before, status, reason, None, after, delay))
+
+    def misbehave(self, seed: int, dropped: float, delayed: float, delay: float) -> None:
+        """From now on drop a share of all answers, half of them after the request was carried out, and delay a share."""
+        self._chaos = (random.Random(seed), dropped, delayed, delay)
+
+    async def _chance(self) -> str:
+        """What becomes of this request: ``before``, ``after`` or nothing, after its delay if it has one."""
+        if self._chaos is None:
+            return ""
+        draw, dropped, delayed, delay = self._chaos
+        number = draw.random()
+        if number < dropped:
+            return "before" if number < dropped / 2 else "after"
+        if number < dropped + delayed:
+            await asyncio.sleep(delay)
+        return ""
 
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
         fault = next((fault for fault in self.faults if fault.takes(request)), None)
+        chance = await self._chance()
+        if chance == "before":
+            return self._cut(request)
         if fault is not None and (fault.before or fault.status is not None):
             self._note(request, fault.status or 0)
             if fault.status is None:
@@ -253,6 +280,7 @@ class SimulatedPve(FakePve):
             return _closed(web.Response(
                 status=501, reason="Unexpected content for method 'DELETE'",
                 text="Unexpected content for method 'DELETE'"))
+        await self._serve(request)
         try:
             response = await super()._middleware(request, handler)
         except web.HTTPNotFound:
@@ -267,9 +295,20 @@ class SimulatedPve(FakePve):
         if response.status >= 400:
             _closed(response)
         self._note(request, response.status)
-        if fault is not None:
+        if fault is not None and fault.delay:
+            await asyncio.sleep(fault.delay)
+        elif fault is not None or chance == "after":
             return self._cut(request)
         return response
+
+    async def _serve(self, request: web.Request) -> None:
+        """A node has few API workers, and each request takes one for a while (simulator.md 3.2)."""
+        if not self.api_workers:
+            return
+        match = re.search(r"/nodes/([^/]+)/", request.path)
+        node = match.group(1) if match else sorted(self.nodes)[0]
+        async with self._api_slots.setdefault(node, asyncio.Semaphore(self.api_workers)):
+            await asyncio.sleep(self.api_seconds)
 
     @staticmethod
     def _unimplemented(request: web.Request) -> str:
@@ -423,7 +462,9 @@ class SimulatedPve(FakePve):
         source = values.get("source", "archive")
         audit = self.allowed(user, "/nodes/" + node, "Sys.Audit")
         found = []
-        for task in sorted(self.tasklog, key=lambda t: (t["starttime"], t["pid"]), reverse=True):
+        since = values.get("since") or 0
+        recent = itertools.takewhile(lambda task: task["starttime"] >= since, reversed(self.tasklog))
+        for task in sorted(recent, key=lambda t: (t["starttime"], t["pid"]), reverse=True):
             running = task["status"] == "running"
             if task["node"] != node or not (audit or self._task_owner(user, task)):
                 continue
@@ -497,6 +538,8 @@ class SimulatedPve(FakePve):
             first = ["snapshotting 'drive-{0}' ({1})".format(disk, str(vm.config[disk]).split(",", 1)[0])
                      for disk in _disks(vm) if self._qm_can_snapshot(vm.config) and not vm.template and not vm.lock]
 
+        ended = asyncio.Event()
+
         async def counted() -> Any:
             self._count(node, 1)
             try:
@@ -506,6 +549,7 @@ class SimulatedPve(FakePve):
                 return await body()
             finally:
                 self._count(node, -1)
+                ended.set()
 
         upid = await super().task(node, ttype, tid, user, counted, vm=vm, lock=lock, log=first)
         record = self.tasks[upid]
@@ -514,7 +558,7 @@ class SimulatedPve(FakePve):
         if record["status"] == "stopped":
             self._finish_log(record)
         else:
-            asyncio.ensure_future(self._finish_later(record))
+            asyncio.ensure_future(self._finish_later(record, ended))
         return str(upid)
 
     def _count(self, node: str, by: int) -> None:
@@ -523,7 +567,8 @@ class SimulatedPve(FakePve):
         self.running_by[node] = self.running_by.get(node, 0) + by
         self.peak_by[node] = max(self.peak_by.get(node, 0), self.running_by[node])
 
-    async def _finish_later(self, record: dict[str, Any]) -> None:
+    async def _finish_later(self, record: dict[str, Any], ended: asyncio.Event) -> None:
+        await ended.wait()
         while record["status"] != "stopped":
             await asyncio.sleep(0.005)
         self._finish_log(record)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
+import re
 import tempfile
 import threading
 from typing import Any, Callable, Coroutine
@@ -60,8 +61,12 @@ class Running:
 
     def when_written(self, action: Callable[[], Any]) -> None:
         """Do something (a plain or a coroutine function) as soon as the first write has been answered."""
+        self.when_seen(r"(POST|DELETE) .*/nodes/", action)
+
+    def when_seen(self, pattern: str, action: Callable[[], Any], count: int = 1) -> None:
+        """The same, as soon as ``count`` requests (``GET /path``) that match the regular expression were answered."""
         async def watch() -> None:
-            while not any(method in ("POST", "DELETE") and "/nodes/" in path for method, path, *_rest in self.pve.log):
+            while sum(1 for method, path, *_rest in self.pve.log if re.match(pattern, method + " " + path)) < count:
                 await asyncio.sleep(0.01)
             done = action()
             if asyncio.iscoroutine(done):

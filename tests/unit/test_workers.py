@@ -105,10 +105,20 @@ def test_no_limit_is_ever_exceeded_and_everything_ends(
 
 def test_deletes_wait_for_creates_that_are_ready() -> None:
     order: list[str] = []
-    jobs = [in_slot(Slot(DELETE, "n", serial=("s",)), lambda: order.append("delete"))]
-    jobs += [in_slot(Slot(CREATE, "n", serial=("s",)), lambda: order.append("create")) for _number in range(3)]
-    work(*jobs)
-    assert order == ["create", "create", "create", "delete"]
+
+    def first() -> Steps:
+        yield Slot(CREATE, "n", serial=("s",))
+        yield Pause(0.3, "")
+
+    def later(kind: str) -> Callable[[], Steps]:
+        def steps() -> Steps:
+            yield Later(0.1)
+            yield Slot(kind, "n", serial=("s",))
+            order.append(kind)
+        return steps
+
+    work(first, later(DELETE), *[later(CREATE) for _number in range(3)])
+    assert order == [CREATE, CREATE, CREATE, DELETE]
 
 
 def test_the_slot_is_free_while_a_job_waits() -> None:
@@ -143,14 +153,15 @@ def test_the_next_slot_gives_the_first_one_back() -> None:
 def test_the_emptiest_node_is_served_first() -> None:
     order: list[str] = []
 
-    def hold(node: str, seconds: float) -> Callable[[], Steps]:
+    def hold(node: str, seconds: float, begin: float = 0.0) -> Callable[[], Steps]:
         def steps() -> Steps:
+            yield Later(begin)
             yield Slot(CREATE, node)
             order.append(node)
             yield Pause(seconds, "")
         return steps
 
-    work(hold("a", 0.6), hold("c", 0.3), hold("a", 0), hold("b", 0), creates=2)
+    work(hold("a", 0.6), hold("c", 0.4, 0.05), hold("a", 0, 0.1), hold("b", 0, 0.15), creates=2)
     assert order == ["a", "c", "b", "a"]
 
 

@@ -259,6 +259,19 @@ class GuestRun:
         return (yield from self._crew.tasks.create(
             self._guest, name, marker, self._plan.vmstate, self._crew.limits.timeout, self._started))
 
+    def _follow(self, error: errors.PveError) -> None:
+        """Return when a call failed since the guest is on another node now; raise what else it means."""
+        if error.kind != errors.MOVED:
+            raise error
+        if not self._followed():
+            self._still_there()
+            raise error
+
+    def _still_there(self) -> None:
+        """Finished when the last look at the cluster did not show the guest any more."""
+        if self._crew.live.guest(self._guest.vmid) is None:
+            raise Finished("skipped", GONE, red=True)
+
     def _followed(self) -> bool:
         """Look where the guest is now; True when it is on another node than thought."""
         found = self._crew.live.guest(self._guest.vmid, fresh=True)
@@ -281,8 +294,8 @@ class GuestRun:
             raise Finished("skipped", error.message, red=True)
         if error.kind == errors.TEMPLATE:
             raise Finished("skipped", "template")
-        if error.kind == errors.MOVED and self._crew.live.guest(self._guest.vmid) is None:
-            raise Finished("skipped", GONE, red=True)
+        if error.kind == errors.MOVED:
+            self._still_there()
         if errors.is_fatal(error) or not isinstance(error, errors.TaskFailed):
             raise error
         if waitable:
@@ -356,7 +369,12 @@ class GuestRun:
         pinned by then (law 5)."""
         while True:
             yield from self._begin(DELETE)
-            for snapshot in self._agreed():
+            try:
+                agreed = self._agreed()
+            except errors.PveError as error:
+                self._follow(error)
+                continue
+            for snapshot in agreed:
                 self._go_on()
                 if not (yield from self._delete(snapshot)):
                     break
@@ -415,10 +433,9 @@ class GuestRun:
 
         It may have left a lock behind: look, and say so (api-facts 10).
         """
-        if error.kind == errors.MOVED and self._followed():
+        if error.kind == errors.MOVED:
+            self._follow(error)
             return
-        if error.kind == errors.MOVED and self._crew.live.guest(self._guest.vmid) is None:
-            raise Finished("skipped", GONE, red=True)
         if not isinstance(error, errors.TaskFailed):
             raise error
         if error.kind in WAITABLE and self._crew.limits.locked == "wait":
@@ -447,7 +464,12 @@ class GuestRun:
         """``repair``: delete broken entries, forced only on a guest whose lock was just read as unset (law 6)."""
         while True:
             yield from self._begin(DELETE)
-            for snapshot in self._still_broken():
+            try:
+                broken = self._still_broken()
+            except errors.PveError as error:
+                self._follow(error)
+                continue
+            for snapshot in broken:
                 self._go_on()
                 if not (yield from self._repaired(snapshot)):
                     break

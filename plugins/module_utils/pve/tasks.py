@@ -281,7 +281,10 @@ class Tasks:
         with self._lock:
             self._known.add(upid)
         started(upid)
-        exitstatus = str((yield TaskEnd(upid, timeout)))
+        return self._judge(upid, str((yield TaskEnd(upid, timeout))))
+
+    @staticmethod
+    def _judge(upid: str, exitstatus: str) -> Done:
         if SUCCESS.match(exitstatus):
             return Done(upid, None if exitstatus == "OK" else exitstatus)
         raise errors.TaskFailed(exitstatus.strip() or "no exit status", upid=upid)

@@ -25,9 +25,10 @@ from .tasks import TaskTimeout, Upid
 POLL_FIRST = 0.5  # seconds; also the pause after a look that nobody answered
 POLL_MIN = 0.2
 POLL_MAX = 5.0
-GROWTH = 0.5  # the next look comes when a task of unknown length is older by half
-WASTE = 0.12  # of a task's usual time, see above
-CREATE_WEIGHT = 0.3  # an ended create holds up less than an ended delete: its prune waits for others anyway
+UNKNOWN_GROWTH = 0.4  # while no task has ended yet, the next look comes when one is older by this share
+OVERDUE_GROWTH = 0.1  # a task that takes longer than all before it may end at any time
+WASTE = 0.09  # of a task's usual time, see above
+BUSY_WEIGHT = 0.02  # of an ended create on a node where others' deletes go first anyway
 SAMPLES = 16  # durations remembered of each type of task
 PAGE = 500
 PATIENCE = 120.0  # seconds that a node may be silent while one of its tasks is awaited
@@ -80,8 +81,11 @@ class Watcher:
     def __init__(self, session: Session, clock: Callable[[], float] = time.monotonic) -> None:
         self._session = session
         self._clock = clock
+        # Whether a node waits for creates to end, so that it can begin a delete: who starts them knows.
+        self.hungry: Callable[[str], bool] = lambda node: True
         self._nodes: Dict[str, _Node] = {}
         self._durations: Dict[str, Deque[float]] = {}
+        self._all_durations: Deque[float] = deque(maxlen=SAMPLES)
 
     def add(self, upid: str, timeout: float, waiter: Any) -> None:
         """Await a task; ``waiter`` is handed back with its end. ValueError for what is no UPID."""
@@ -92,7 +96,7 @@ class Watcher:
 
     def due(self) -> Optional[float]:
         """When the next look should be made (monotonic seconds); None when nothing is awaited."""
-        times = [self._next(node) for node in self._nodes.values() if node.tasks and not node.looking]
+        times = [self._next(name, node) for name, node in self._nodes.items() if node.tasks and not node.looking]
         return min(times) if times else None
 
     def looks(self) -> List[Look]:
@@ -100,7 +104,7 @@ class Watcher:
         now = self._clock()
         found = []
         for name, node in self._nodes.items():
-            if node.tasks and not node.looking and self._next(node) <= now:
+            if node.tasks and not node.looking and self._next(name, node) <= now:
                 node.looking = True
                 use_list = len(node.tasks) > 1 and not node.list_refused
                 found.append(Look(name, tuple(task.upid for task in node.tasks.values()), use_list))
@@ -176,22 +180,26 @@ class Watcher:
         """It ended somewhere between the last look that saw it and this one."""
         durations = self._durations.setdefault(task.upid.type, deque(maxlen=SAMPLES))
         durations.append((task.seen + now) / 2 - task.started)
+        self._all_durations.append(durations[-1])
 
-    def _next(self, node: _Node) -> float:
+    def _next(self, name: str, node: _Node) -> float:
         """When to look at a node again, see the module's text."""
         if node.silent_since is not None:
             return node.looked + POLL_FIRST
         latest = max(node.looked, min(task.started for task in node.tasks.values())) + POLL_MAX
         likely: List[Tuple[float, float]] = []
+        busy = not self.hungry(name)
         for task in node.tasks.values():
-            durations = self._durations.get(task.upid.type, ())
-            later = [task.started + duration for duration in durations if task.started + duration > task.seen]
-            if later:
+            durations = self._durations.get(task.upid.type) or self._all_durations
+            age = task.seen - task.started
+            if durations:
+                later = [task.started + seconds for seconds in durations if seconds > age] or [
+                    task.seen + OVERDUE_GROWTH * age]
                 usual = sum(durations) / len(durations)
-                weight = 1.0 if "del" in task.upid.type else CREATE_WEIGHT
+                weight = BUSY_WEIGHT if busy and "del" not in task.upid.type else 1.0
                 likely += [(end, weight / len(later) / (WASTE * usual)) for end in later]
             else:
-                latest = min(latest, task.seen + max(POLL_FIRST, GROWTH * (task.seen - task.started)))
+                latest = min(latest, task.seen + max(POLL_FIRST, UNKNOWN_GROWTH * age))
             latest = latest if task.deadline is None else min(latest, task.deadline)
         return max(min(latest, _filled(likely)), node.looked + POLL_MIN)
 

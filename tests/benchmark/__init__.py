@@ -1,0 +1,4 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How fast runs are, what they cost, and how far from what is possible."""

@@ -1,0 +1,404 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The fault campaign: each fault once, through the whole module, with the exact outcome."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Callable
+
+import pytest
+from campaign import IDS, KEEP, Answer, check, finish, hook, managed, module, site, start, state_of
+from simulator.running import Running
+
+ALL_CREATED = dict.fromkeys(IDS, "created")
+WRITE = r"(POST|DELETE) .*/nodes/"
+LOGIN = {"api_token": None, "api_user": "autosnap@pve", "api_password": "pass-word-77"}
+
+
+def but(**others: str) -> dict[int, str]:
+    """Every guest created, except those given as ``g100="failed"``."""
+    return {**ALL_CREATED, **{int(key[1:]): status for key, status in others.items()}}
+
+
+def tried(
+    spoil: Callable[[Running], Any], expected: dict[int, str], hosts: int = 1, name: str = "snap",
+    world: dict[str, Any] | None = None, **options: Any
+) -> tuple[Running, Answer]:
+    """Spoil a cluster, run the module against it, check what must always hold, and compare."""
+    with Running(world or site(), hosts) as cluster:
+        before = state_of(cluster)
+        spoil(cluster)
+        answer = module(cluster, name, **options)
+        check(cluster, before, answer)
+        assert answer.statuses == expected, answer.result
+        assert bool(answer.status) == (set(expected.values()) - {"created", "pruned", "unchanged"} != set())
+        return cluster, answer
+
+
+def posts(cluster: Running, vmid: int) -> int:
+    return sum(1 for method, path, *_rest in cluster.pve.log if method == "POST" and "/{0}/snapshot".format(vmid) in path)
+
+
+# ------------------------------------------------------------------- API hosts
+
+
+@pytest.mark.parametrize("moment", [r"GET .*/config", WRITE, r"GET .*/tasks"])
+def test_the_api_host_dies_and_another_takes_over(moment: str) -> None:
+    """Before a POST, right after one, and while tasks are awaited."""
+    tried(lambda c: c.when_seen(moment, lambda: c.pve.kill_host(0)), ALL_CREATED, hosts=2)
+
+
+@pytest.mark.parametrize("moment", [WRITE, r"GET .*/tasks"])
+def test_the_only_api_host_dies_for_good(moment: str) -> None:
+    with Running(site(create_seconds=3)) as cluster:
+        before = state_of(cluster)
+        cluster.when_seen(moment, lambda: cluster.pve.kill_host(0))
+        answer = module(cluster)
+        check(cluster, before, answer)
+        assert answer.status == 1
+        assert set(answer.statuses.values()) == {"failed"}
+        assert answer.result["failure"]["code"] in ("host", "lost")
+        assert not any(entry["pruned"] for entry in answer.result["guests"])
+
+
+def test_the_only_api_host_dies_before_anything_is_known() -> None:
+    with Running(site()) as cluster:
+        before = state_of(cluster)
+        cluster.when_seen(r"GET .*/config", lambda: cluster.pve.kill_host(0))
+        answer = module(cluster)
+        assert answer.status == 1 and answer.result["failure"]["code"] == "host"
+        assert state_of(cluster) == before
+
+
+def test_the_only_api_host_comes_back() -> None:
+    def restart(cluster: Running) -> None:
+        async def away() -> None:
+            import asyncio
+
+            await cluster.pve.kill_host(0)
+            await asyncio.sleep(3)
+            await cluster.pve.revive_host(0)
+        cluster.when_seen(WRITE, away)
+
+    tried(restart, ALL_CREATED)
+
+
+def test_the_api_host_dies_in_the_middle_of_a_post() -> None:
+    """Law 8: it never arrived; 35 s later it is sent again over the other host, with the same name."""
+    def spoil(cluster: Running) -> None:
+        cluster.pve.fault("POST", r"/100/snapshot$", before=True)
+        cluster.when_seen(r"POST .*/100/", lambda: cluster.pve.kill_host(0))
+
+    cluster, answer = tried(spoil, ALL_CREATED, hosts=2)
+    assert len(managed(state_of(cluster)[100])) == KEEP
+
+
+def test_a_failover_to_another_cluster_is_refused() -> None:
+    with Running(site(create_seconds=3)) as cluster, Running(site(nodes={"other1": {}, "pve1": {}})) as other:
+        before = state_of(cluster)
+        both = cluster.directory / "both.crt"
+        both.write_text(open(cluster.ca).read() + open(other.ca).read())
+        cluster.when_seen(WRITE, lambda: cluster.pve.kill_host(0))
+        answer = module(cluster, api_host=[cluster.hosts[0], other.hosts[0]], ca_path=str(both))
+        check(cluster, before, answer)
+        assert answer.result["failure"]["code"] == "cluster"
+        assert set(answer.statuses.values()) == {"failed"}
+        assert not any(method in ("POST", "DELETE") for method, *_rest in other.pve.log)
+
+
+# --------------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize("status", [595, 596, 599, 500])
+@pytest.mark.parametrize(("method", "path"), [("GET", r"/(config|snapshot|tasks|status)$"), ("POST", r"/snapshot$"),
+                                              ("DELETE", r"/snapshot/")])
+def test_an_empty_answer(status: int, method: str, path: str) -> None:
+    """A read is repeated, a write that may have run is looked for; a read that fails with 500 costs its guest."""
+    def spoil(cluster: Running) -> None:
+        cluster.pve.fault(method, path, 1, status=status, reason="" if status == 500 else "x")
+
+    if (method, status) == ("GET", 500):
+        with Running(site()) as cluster:
+            before = state_of(cluster)
+            spoil(cluster)
+            answer = module(cluster)
+            check(cluster, before, answer)
+            assert sorted(answer.statuses.values()) == ["created"] * 3 + ["failed"]
+        return
+    tried(spoil, ALL_CREATED)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", r"/snapshot$"), ("DELETE", r"/snapshot/")])
+def test_the_connection_is_reset_after_the_write_was_taken(method: str, path: str) -> None:
+    """The tasks run, every answer is lost: found, not repeated."""
+    cluster, _answer = tried(lambda c: c.pve.fault(method, path, len(IDS)), ALL_CREATED)
+    sent = [path for sent, path, *_rest in cluster.pve.log if sent == method and "/snapshot" in path]
+    assert len(sent) == len(IDS)
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", r"/snapshot$"), ("DELETE", r"/snapshot/"), ("GET", r"/config$"),
+                                              ("GET", r"/(tasks|status)$")])
+def test_an_answer_comes_later_than_api_timeout(method: str, path: str) -> None:
+    tried(lambda c: c.pve.fault(method, path, 2, delay=4), ALL_CREATED)
+
+
+def test_the_ticket_expires_in_mid_run() -> None:
+    tried(lambda c: c.when_seen(WRITE, c.pve.revoke_tickets), ALL_CREATED, **LOGIN)
+
+
+def test_a_401_in_mid_run_ends_it() -> None:
+    def spoil(cluster: Running) -> None:
+        cluster.when_seen(WRITE, lambda: cluster.pve.apitokens.clear())
+
+    with Running(site(create_seconds=1)) as cluster:
+        before = state_of(cluster)
+        token = cluster.connection()
+        spoil(cluster)
+        answer = module(cluster, **token)
+        check(cluster, before, answer)
+        assert answer.result["failure"]["code"] == "authentication"
+        assert set(answer.statuses.values()) == {"failed"}
+
+
+def test_a_403_in_mid_run_costs_only_its_guest() -> None:
+    cluster, answer = tried(
+        lambda c: c.pve.fault("DELETE", r"/101/snapshot/", status=403, reason="Permission check failed (/vms/101, VM.Snapshot)"),
+        but(g101="skipped"))
+    assert "VM.Snapshot" in answer.of(101)["reason"]
+    assert answer.of(101)["snapshot"]
+
+
+def test_the_task_list_is_refused() -> None:
+    tried(lambda c: c.pve.fault("GET", r"/tasks$", None, status=403, reason="no"), ALL_CREATED)
+
+
+def test_no_worker_could_be_forked() -> None:
+    """Recordings 528 to 532: nothing ran, so it is sent again."""
+    tried(lambda c: c.pve.fault("POST", r"/snapshot$", 3, status=500, reason="got no worker upid - start worker failed"),
+          ALL_CREATED)
+
+
+# ----------------------------------------------------------------------- tasks
+
+
+@pytest.mark.parametrize("kind", ["qmsnapshot", "qmdelsnapshot"])
+def test_a_task_ends_with_warnings(kind: str) -> None:
+    tried(lambda c: c.pve.task_errors.update({(100, kind): ["WARNINGS: 1"]}), ALL_CREATED)
+
+
+def test_an_unexpected_status_of_a_create_is_judged_by_what_is_there() -> None:
+    """It was not made: the task says nothing and the snapshot is not in the list."""
+    cluster, answer = tried(
+        lambda c: c.pve.task_errors.update({(100, "qmsnapshot"): ["unexpected status"]}), but(g100="failed"))
+    assert "unexpected status" in answer.of(100)["reason"]
+    assert len(managed(state_of(cluster)[100])) == KEEP
+
+
+def test_a_task_log_that_cannot_be_read_matters_to_nobody() -> None:
+    tried(lambda c: c.pve.fault("GET", r"/log$", None, status=500, reason="unable to open file"), ALL_CREATED)
+
+
+def test_quorum_is_lost() -> None:
+    with Running(site()) as cluster:
+        before = state_of(cluster)
+        cluster.when_seen(r"GET .*/config", cluster.pve.lose_quorum, len(IDS))
+        answer = module(cluster)
+        check(cluster, before, answer)
+        assert answer.result["failure"]["kind"] == "quorum"
+        assert set(answer.statuses.values()) == {"failed"}
+
+
+def test_a_replication_blocks_a_delete_for_a_while() -> None:
+    text = "Failed to obtain guest migration lock - replication running?"
+    tried(lambda c: c.pve.task_errors.update({(100, "qmdelsnapshot"): [text]}), ALL_CREATED)
+
+
+def test_a_delete_fails_and_leaves_its_lock() -> None:
+    cluster, answer = tried(lambda c: c.pve.half_deletes.add(100), but(g100="failed"))
+    assert "needs unlock: run 'qm unlock 100' as root on node pve1" in answer.of(100)["reason"]
+    assert answer.of(100)["snapshot"]
+
+
+def test_a_lock_left_by_a_crash_is_reported_after_lock_timeout() -> None:
+    def spoil(cluster: Running) -> None:
+        cluster.pve.set_lock(cluster.pve.guest(102), "snapshot")
+
+    _cluster, answer = tried(spoil, but(g102="failed"), lock_timeout="3s")
+    assert "pct unlock 102" in answer.of(102)["reason"]
+
+
+# --------------------------------------------------------------- moving targets
+
+
+@pytest.mark.parametrize("moment", [r"GET .*/100/snapshot", r"POST .*/100/snapshot"])
+def test_a_guest_migrates(moment: str) -> None:
+    """Between list and POST, and between its create and its prune: the task stays with its node, the next call follows."""
+    def spoil(cluster: Running) -> None:
+        cluster.when_seen(moment, lambda: setattr(cluster.pve.guest(100), "node", "pve2"))
+
+    cluster, answer = tried(spoil, ALL_CREATED)
+    assert len(managed(state_of(cluster)[100])) == KEEP
+
+
+@pytest.mark.parametrize("moment", [r"GET .*/100/snapshot", r"POST .*/100/snapshot"])
+def test_a_guest_is_deleted_in_mid_run(moment: str) -> None:
+    def spoil(cluster: Running) -> None:
+        def delete() -> None:
+            cluster.pve.vms = [vm for vm in cluster.pve.vms if vm.vmid != 100]
+            cluster.pve._by_id = {}
+        cluster.when_seen(moment, delete)
+
+    _cluster, answer = tried(spoil, but(g100="skipped"))
+    assert "gone" in answer.of(100)["reason"]
+
+
+def test_a_node_goes_offline_in_mid_run() -> None:
+    """Its guests are unreachable, the others are done."""
+    def spoil(cluster: Running) -> None:
+        cluster.when_seen(r"POST .*/nodes/pve2/", lambda: cluster.pve.set_node_offline("pve2"))
+
+    with Running(site(create_seconds=2)) as cluster:
+        before = state_of(cluster)
+        spoil(cluster)
+        answer = module(cluster, timeout="20s")
+        check(cluster, before, answer)
+        assert {vmid: answer.statuses[vmid] for vmid in (100, 102)} == {100: "created", 102: "created"}
+        assert {answer.statuses[vmid] for vmid in (101, 103)} <= {"unreachable", "timeout"}
+        assert answer.status == 1
+
+
+def test_a_node_is_away_for_a_moment() -> None:
+    def spoil(cluster: Running) -> None:
+        async def away() -> None:
+            import asyncio
+
+            cluster.pve.set_node_offline("pve2")
+            await asyncio.sleep(3)
+            cluster.pve.set_node_offline("pve2", False)
+        cluster.when_seen(r"POST .*/nodes/pve2/", away)
+
+    tried(spoil, ALL_CREATED, world=site(create_seconds=1))
+
+
+# -------------------------------------------------------- other people's snapshots
+
+
+def test_a_snapshot_appears_behind_our_back() -> None:
+    def spoil(cluster: Running) -> None:
+        def made_by_hand() -> None:
+            cluster.pve.guest(100).snapshots["by_hand"] = {"snaptime": int(time.time()), "description": "mine"}
+        cluster.when_seen(r"POST .*/100/snapshot", made_by_hand)
+
+    cluster, _answer = tried(spoil, ALL_CREATED)
+    assert "by_hand" in state_of(cluster)[100]
+
+
+def test_a_snapshot_vanishes_behind_our_back() -> None:
+    def spoil(cluster: Running) -> None:
+        def deleted_by_hand() -> None:
+            oldest = min((values["snaptime"], name) for name, values in cluster.pve.guest(100).snapshots.items()
+                         if values["description"] == "cv4pve-autosnap")[1]
+            cluster.pve.drop_snapshot(cluster.pve.guest(100), oldest)
+        cluster.when_seen(r"POST .*/100/snapshot", deleted_by_hand)
+
+    _cluster, answer = tried(spoil, ALL_CREATED)
+    assert answer.of(100)["pruned"] == []
+
+
+def test_our_snapshot_vanishes_behind_our_back() -> None:
+    """While the post hook runs, before the list is read again."""
+    def spoil(cluster: Running) -> None:
+        async def delete_by_hand() -> None:
+            import asyncio
+
+            guest = cluster.pve.guest(100)
+            while not (new := [name for name, values in guest.snapshots.items() if values["snaptime"] > time.time() - 3600
+                               and not values.get("snapstate")]):
+                await asyncio.sleep(0.01)
+            cluster.pve.drop_snapshot(guest, new[0])
+        cluster.when_seen(r"POST .*/100/snapshot", delete_by_hand)
+
+    with Running(site()) as cluster:
+        before = state_of(cluster)
+        spoil(cluster)
+        slow = hook(cluster.directory, "case $CV4PVE_AUTOSNAP_PHASE in snap-create-post) sleep 1 ;; esac\n")
+        answer = module(cluster, hook=slow)
+        assert answer.statuses == but(g100="failed")
+        assert "nothing was pruned" in answer.of(100)["reason"]
+        assert before[100].items() <= state_of(cluster)[100].items()
+
+
+def test_two_guests_have_the_same_name() -> None:
+    _cluster, answer = tried(lambda c: None, ALL_CREATED, guests=["twin,@all"], world=site(
+        g100={"name": "twin"}, g101={"name": "twin"}))
+    assert answer.result["unmatched"] == []
+
+
+# -------------------------------------------------------------------------- time
+
+
+def test_the_nodes_clocks_are_minutes_apart() -> None:
+    nodes = {"pve1": {"clock_offset": 180}, "pve2": {"clock_offset": -240}}
+    _cluster, answer = tried(lambda c: None, ALL_CREATED, world=site(nodes=nodes))
+    assert all(len(answer.of(vmid)["pruned"]) == 1 for vmid in IDS)
+
+
+def test_a_node_s_clock_is_hours_ahead() -> None:
+    """Law 13: what it makes is not counted, so nothing goes that would stay without it."""
+    cluster, answer = tried(lambda c: None, ALL_CREATED, world=site(nodes={"pve1": {"clock_offset": 7200}, "pve2": {}}))
+    assert answer.of(100)["pruned"] == []
+    assert len(answer.of(101)["pruned"]) == 1
+
+
+# ----------------------------------------------------------------- storage, hooks
+
+
+def test_a_storage_fills_up_in_mid_run() -> None:
+    """Law 4: the guest whose create fails loses nothing that it would keep."""
+    _cluster, answer = tried(
+        lambda c: c.pve.task_errors.update({(100, "qmsnapshot"): ["zfs error: out of space"]}), but(g100="failed"))
+    assert answer.of(100)["reason"] == "zfs error: out of space"
+    assert answer.of(100)["pruned"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("sleep 60 & sleep 60\n", "killed after 1 s"), ("kill -SEGV $$\n", "exit code -11"),
+        ("head -c 10000000 /dev/zero | tr '\\0' x\n", ""),
+    ])
+def test_a_hook_hangs_crashes_or_floods(body: str, words: str) -> None:
+    with Running(site()) as cluster:
+        before = state_of(cluster)
+        path = hook(cluster.directory, 'case "$CV4PVE_AUTOSNAP_PHASE" in snap-create-pre) ;; *) exit 0 ;; esac\n' + body)
+        answer = module(cluster, hook=path, hook_timeout="1s" if "sleep" in body else "20s")
+        check(cluster, before, answer)
+        assert answer.statuses == ALL_CREATED
+        assert all(words in " ".join(answer.of(vmid)["warnings"]) for vmid in IDS)
+        vetoed = module(cluster, hook=path, hook_timeout="1s" if "sleep" in body else "20s", on_hook_failure="skip_guest")
+        assert set(vetoed.statuses.values()) == ({"skipped"} if words else {"created"})
+        assert sum(len(call["output"]) for call in answer.result["hooks"]) < 100_000
+
+
+# ----------------------------------------------------------------- two runs at once
+
+
+def test_two_runs_of_one_control_node_never_share_a_guest() -> None:
+    """The first one's hook takes its time: no lock of Proxmox VE shows yet that it works on the guests."""
+    with Running(site()) as cluster:
+        before = state_of(cluster)
+        begun = cluster.directory / "begun"
+        body = "case $CV4PVE_AUTOSNAP_PHASE in snap-create-pre) touch {0}; sleep 4 ;; esac\n".format(begun)
+        slow = hook(cluster.directory, body)
+        first = start(cluster, hook=slow)
+        while not begun.exists():
+            time.sleep(0.02)
+        second = module(cluster, locked="skip", label="hourly")
+        assert second.statuses == dict.fromkeys(IDS, "skipped")
+        assert all("another run of this control node" in second.of(vmid)["reason"] for vmid in IDS)
+        third = module(cluster, label="weekly")
+        answer = finish(first)
+        check(cluster, before, answer)
+        assert answer.statuses == third.statuses == ALL_CREATED
