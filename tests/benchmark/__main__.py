@@ -47,8 +47,8 @@ class Case:
 
 
 CASES = [
-    *[Case(OURS, guests, nodes, limits, 1 if guests > 100 else 3)
-      for guests in (10, 100, 1000) for nodes in (1, 4, 16) for limits in ("default", "open")],
+    *[Case(OURS, guests, nodes, limits, runs)
+      for guests, runs in ((10, 3), (100, 1), (1000, 1)) for nodes in (1, 4, 16) for limits in ("default", "open")],
     Case(OURS, 200, 4, "open", 3),
     *[Case(tool, guests, 4) for guests in (10, 100) for tool in (FORKS, LOOP, SEQUENTIAL)],
     Case(INFO, 10_000, 16),

@@ -116,6 +116,7 @@ class GuestRun:
         self._guest = plan.guest
         self._waiting_since: Optional[float] = None
         self._pause = LOCK_POLL
+        self._claimed = False
         self._created: Optional[Snapshot] = None
         self.outcome = Outcome(plan, warnings=list(plan.warnings))
         if plan.status:
@@ -190,7 +191,8 @@ class GuestRun:
             yield self._slot(kind)
             self.outcome.touch()
             self._go_on()
-            if self._crew.state.take(self._guest.vmid):
+            self._claimed = self._claimed or self._crew.state.take(self._guest.vmid)
+            if self._claimed:
                 return
             if self._crew.limits.locked != "wait":
                 raise Finished("skipped" if self._crew.limits.locked == "skip" else "failed", CLAIMED, red=True)

@@ -52,6 +52,7 @@ class _Awaited:
 class _Node:
     tasks: Dict[str, _Awaited] = field(default_factory=dict)
     looked: float = float("-inf")
+    due: float = 0.0
     looking: bool = False
     list_refused: bool = False
     silent_since: Optional[float] = None
@@ -93,10 +94,11 @@ class Watcher:
         now = self._clock()
         node = self._nodes.setdefault(task.node, _Node())
         node.tasks[upid] = _Awaited(task, waiter, now, now, now + timeout if timeout else None, timeout)
+        node.due = self._next(task.node, node)
 
     def due(self) -> Optional[float]:
         """When the next look should be made (monotonic seconds); None when nothing is awaited."""
-        times = [self._next(name, node) for name, node in self._nodes.items() if node.tasks and not node.looking]
+        times = [node.due for node in self._nodes.values() if node.tasks and not node.looking]
         return min(times) if times else None
 
     def looks(self) -> List[Look]:
@@ -104,7 +106,7 @@ class Watcher:
         now = self._clock()
         found = []
         for name, node in self._nodes.items():
-            if node.tasks and not node.looking and self._next(name, node) <= now:
+            if node.tasks and not node.looking and node.due <= now:
                 node.looking = True
                 use_list = len(node.tasks) > 1 and not node.list_refused
                 found.append(Look(name, tuple(task.upid for task in node.tasks.values()), use_list))
@@ -146,6 +148,8 @@ class Watcher:
                 continue
             del node.tasks[upid.text]
             done.append((task.waiter, result))
+        if node.tasks:
+            node.due = self._next(look.node, node)
         return done
 
     def drop(self, reason: str) -> List[Tuple[Any, Exception]]:
