@@ -9,8 +9,10 @@ import time
 from typing import Any
 
 import pytest
+from ansible_collections.pve.autosnap.plugins.module_utils import arguments
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs import acting
 from ansible_collections.pve.autosnap.plugins.module_utils.pve import errors, session
+from ansible_collections.pve.autosnap.plugins.module_utils.pve.cluster import Cluster
 from simulator.running import Running
 from worlds import daily, entry, guest, names, run_clean, run_snap, world, writes
 
@@ -191,6 +193,66 @@ def test_law_6_deletes_are_never_forced() -> None:
         assert entry(report, 101)["pruned"] == []
 
 
+HALF = [{"name": "autodaily261101000000", "age": 1000, "description": "cv4pve-autosnap", "snapstate": "delete"},
+        {"name": "autodaily261102000000", "age": 900, "description": "cv4pve-autosnap", "snapstate": "prepare"},
+        {"name": "by_hand", "age": 800, "description": "mine", "snapstate": "delete"}]
+
+
+def forced(cluster: Running) -> list[str]:
+    return [path.split("/")[-1] for method, path, query, _status, _user in cluster.pve.log
+            if method == "DELETE" and query.get("force")]
+
+
+@pytest.mark.parametrize(
+    ("repair", "gone", "by_force"),
+    [("report", [], []), ("retry", ["autodaily261101000000"], []),
+     ("force", ["autodaily261101000000", "autodaily261102000000"], ["autodaily261101000000", "autodaily261102000000"])])
+@pytest.mark.parametrize("check", [True, False])
+def test_law_6_only_repair_force_forces_and_only_what_is_broken_and_ours(
+    repair: str, gone: list[str], by_force: list[str], check: bool
+) -> None:
+    with Running(world(guest(100, snapshots=[*daily(3), *HALF]))) as cluster:
+        before = names(cluster, 100)
+        report = run_clean(cluster, keep=2, repair=repair, check=check)
+        assert sorted(entry(report, 100)["repaired"]) == gone
+        assert entry(report, 100)["status"] == "pruned"
+        assert sorted(forced(cluster)) == ([] if check else by_force)
+        assert set(before) - set(names(cluster, 100)) == (set() if check else {before[0], *gone})
+        assert any("only repair: force" in text for text in entry(report, 100)["warnings"]) == (repair == "retry")
+        assert any("may be left on the storages" in text for text in entry(report, 100)["warnings"]) == (
+            repair == "force" and not check)
+
+
+def test_law_6_a_lock_that_comes_before_a_forced_delete_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The config is read again just before; the lock goes when it was seen, and only then is anything deleted."""
+    with Running(world(guest(100, snapshots=[*daily(1), HALF[0]]))) as cluster:
+        original = Cluster.config
+        seen: list[str | None] = []
+
+        def config(self: Any, which: Any) -> Any:
+            if len(seen) == 1:
+                cluster.pve.set_lock(cluster.pve.guest(100), "backup")
+            found = original(self, which)
+            seen.append(found.lock)
+            if found.lock:
+                assert not writes(cluster)
+                cluster.pve.set_lock(cluster.pve.guest(100), None)
+            return found
+
+        monkeypatch.setattr(Cluster, "config", config)
+        report = run_clean(cluster, keep=1, repair="force")
+        assert seen == [None, "backup", None]
+        assert entry(report, 100)["repaired"] == ["autodaily261101000000"]
+
+
+def test_law_6_nothing_is_repaired_on_a_locked_guest() -> None:
+    with Running(world(guest(100, lock="snapshot-delete", snapshots=[*daily(1), HALF[0]]))) as cluster:
+        report = run_clean(cluster, keep=1, repair="force", lock_timeout="1s")
+        assert not writes(cluster)
+        assert "run 'qm unlock 100' as root on node pve1" in entry(report, 100)["reason"]
+        assert report.failed
+
+
 @pytest.mark.parametrize(
     ("exit_status", "status"), [("OK", "created"), ("WARNINGS: 1", "created"), ("snapshot feature is not available", "failed")])
 def test_law_7_the_exit_status_decides(exit_status: str, status: str) -> None:
@@ -343,19 +405,17 @@ def test_law_13_an_impossible_time_is_reported_and_left_alone(snaptime: int) -> 
 
 @pytest.mark.parametrize(
     ("option", "value", "peak"), [("max_parallel", 2, 2), ("max_parallel_per_node", 1, 2), ("max_parallel_per_storage", 3, 3)])
-def test_law_14_load_is_bounded(option: str, value: int, peak: int) -> None:
-    guests = [guest(100 + n, node="pve{0}".format(n % 2 + 1), create_seconds=0.15) for n in range(12)]
+@pytest.mark.parametrize("kind", ["create", "delete"])
+def test_law_14_load_is_bounded(option: str, value: int, peak: int, kind: str) -> None:
+    guests = [guest(100 + n, node="pve{0}".format(n % 2 + 1), snapshots=daily(2), **{kind + "_seconds": 0.15}) for n in range(12)]
+    wide = {name: 16 for name in arguments.LIMITS.options if name.startswith("max_parallel")}
+    if kind == "delete":
+        option = option.replace("max_parallel", "max_parallel_deletes")
     with Running(world(*guests)) as cluster:
-        report = run_snap(cluster, **{"max_parallel_per_node": 16, "max_parallel_per_storage": 16, option: value})
-        assert report.result["summary"]["created"] == 12
+        report = run_snap(cluster, **{**wide, option: value}) if kind == "create" else run_clean(
+            cluster, keep=1, **{**wide, option: value})
+        assert report.result["summary"]["created" if kind == "create" else "pruned"] == 12
         assert cluster.pve.running_peak <= peak
-
-
-def test_law_14_deletes_are_bounded_apart() -> None:
-    guests = [guest(100 + n, snapshots=daily(4), delete_seconds=0.1) for n in range(8)]
-    with Running(world(*guests)) as cluster:
-        run_clean(cluster, keep=1, max_parallel_deletes=2, max_parallel_per_node=16, max_parallel_per_storage=16)
-        assert cluster.pve.running_peak <= 2
 
 
 def test_law_14_volume_chain_lvm_is_worked_on_one_by_one() -> None:

@@ -233,6 +233,16 @@ def test_run_timeout_starts_nothing_new_and_says_what_is_left() -> None:
         assert sum(report.result["summary"][s] for s in report.result["summary"] if s != "matched") == 4
 
 
+@pytest.mark.parametrize(("given", "peak"), [({}, 1), ({"max_parallel_per_storage": 3}, 3)])
+def test_a_slow_storage_is_worked_on_one_by_one_unless_told_otherwise(given: dict[str, Any], peak: int) -> None:
+    storages = {"nas": {"type": "nfs", "shared": 1, "size": "1T", "used": "10G", "path": "/mnt/pve/nas"}}
+    guests = [guest(100 + n, storage="nas", config={"scsi0": "nas:{0}/disk.qcow2,size=1G".format(100 + n)}, create_seconds=0.3)
+              for n in range(4)]
+    with Running(world(*guests, storages=storages)) as cluster:
+        assert run_snap(cluster, **given).result["summary"]["created"] == 4
+        assert cluster.pve.running_peak == peak
+
+
 # ------------------------------------------------------------------- selection
 
 
@@ -551,9 +561,22 @@ def test_info_lists_what_is_managed_and_what_is_broken() -> None:
         assert listed == {("daily", "whole"), ("weekly", "whole"), ("daily", "broken")}
         assert entry(report, 100)["foreign"] == 1
         assert [s["state"] for s in entry(report, 101)["snapshots"]] == ["in_progress"]
-        assert [b["vmid"] for b in report.result["broken"]] == [100]
+        [broken] = report.result["broken"]
+        assert (broken["vmid"], broken["lock"], broken["task"]) == (100, None, "")
+        assert 490 <= broken["age"] <= 600
         assert {s["label"] for s in entry(run_info(cluster, label=["weekly"]), 100)["snapshots"]} == {"weekly"}
         assert not writes(cluster)
+
+
+def test_info_names_the_task_that_left_a_broken_snapshot() -> None:
+    with Running(world(guest(100, snapshots=daily(3)))) as cluster:
+        cluster.pve.half_deletes.add(100)
+        run_clean(cluster, keep=2)
+        cluster.pve.set_lock(cluster.pve.guest(100), None)
+        [broken] = run_info(cluster).result["broken"]
+        assert broken["snapstate"] == "delete"
+        assert ":qmdelsnapshot:100:" in broken["task"]
+        assert "qemu-img snapshot -d" in broken["task_result"]
 
 
 def test_info_needs_vm_audit_only() -> None:
