@@ -528,5 +528,9 @@ def act(crew: Crew, plans: Tuple[GuestPlan, ...]) -> List[Outcome]:
     threads = THREADS
     if crew.hooks.configured:
         threads += limits.max_parallel + limits.max_parallel_deletes
-    Workers(bounds, Watcher(crew.session), crew.stop, threads).run([run for run in runs if run.has_work])
+    watcher = Watcher(crew.session)
+    workers = Workers(bounds, watcher, crew.stop, threads)
+    if crew.hooks.configured:
+        watcher.hungry = lambda node: True  # a post hook, which may thaw something, waits for every create
+    workers.run([run for run in runs if run.has_work])
     return [run.outcome for run in runs]

@@ -19,7 +19,7 @@ from ..pve import errors
 from ..pve.cluster import Cluster, Resources
 from ..pve.session import Session
 
-READERS = 16
+READERS = 20
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 

@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from ..arguments import Connection, RunLimits, Target
 from ..policy import storage_guard
+from ..pve import errors
 from ..pve.cluster import Cluster
 from ..pve.session import Session
 from ..pve.tasks import Tasks
@@ -111,7 +112,10 @@ def _run(
     began = time.monotonic()
     cluster = Cluster(session)
     tasks = Tasks(session, cluster)
-    situation = read_situation(session, cluster, job.target)
+    try:
+        situation = read_situation(session, cluster, job.target)
+    except errors.Interrupted as error:
+        raise errors.Interrupted(error.message + " while the cluster was read; nothing was done") from error
     plan = job.make_plan(situation)
     state = State(job.limits.state_dir, [node.name for node in situation.resources.nodes], session.hosts)
     unfinished = state.unfinished(tasks, forget=not check)

@@ -272,7 +272,8 @@ class Workers:
         except Exception as crash:
             # One guest's failure never stops the others (law 9), not even one of our own making.
             running.job.crashed(crash)
-        self._events.put(lambda: self._effect(pool, running, effect))
+        finally:
+            self._events.put(lambda: self._effect(pool, running, effect))
 
     def _look(self, pool: ThreadPoolExecutor, look: Look) -> None:
         seen = self._watcher.look(look)

@@ -274,7 +274,8 @@ class Tasks:
         except (errors.PermissionDenied, errors.BadParameter):
             return []
         with self._lock:
-            return [str(item["upid"]) for item in reversed(listed) if str(item["upid"]) not in self._known]
+            found = [self._upid(item["upid"]) for item in reversed(listed)]
+            return [upid for upid in found if upid not in self._known]
 
     def _await(self, upid: str, timeout: float, started: Callable[[str], None]) -> Steps:
         """Wait for a task's end; law 7 judges its exit status."""

@@ -27,7 +27,7 @@ POLL_MIN = 0.2
 POLL_MAX = 5.0
 UNKNOWN_GROWTH = 0.4  # while no task has ended yet, the next look comes when one is older by this share
 OVERDUE_GROWTH = 0.1  # a task that takes longer than all before it may end at any time
-WASTE = 0.09  # of a task's usual time, see above
+WASTE = 0.085  # of a task's usual time, see above
 BUSY_WEIGHT = 0.02  # of an ended create on a node where others' deletes go first anyway
 SAMPLES = 16  # durations remembered of each type of task
 PAGE = 500
@@ -94,7 +94,10 @@ class Watcher:
         now = self._clock()
         node = self._nodes.setdefault(task.node, _Node())
         node.tasks[upid] = _Awaited(task, waiter, now, now, now + timeout if timeout else None, timeout)
-        node.due = self._next(task.node, node)
+        durations = self._durations.get(task.type) or self._all_durations
+        # When to look is thought about then, not for every task that begins.
+        first = now + min(durations, default=0.0)
+        node.due = first if len(node.tasks) == 1 else min(node.due, first)
 
     def due(self) -> Optional[float]:
         """When the next look should be made (monotonic seconds); None when nothing is awaited."""
@@ -106,7 +109,10 @@ class Watcher:
         now = self._clock()
         found = []
         for name, node in self._nodes.items():
-            if node.tasks and not node.looking and node.due <= now:
+            if not node.tasks or node.looking or node.due > now:
+                continue
+            node.due = self._next(name, node)
+            if node.due <= now:
                 node.looking = True
                 use_list = len(node.tasks) > 1 and not node.list_refused
                 found.append(Look(name, tuple(task.upid for task in node.tasks.values()), use_list))
