@@ -65,26 +65,23 @@ options:
     description:
       - How many snapshots may be made at once of guests with disks on the same storage, which for a shared storage counts over
         all nodes.
-      - Where it is not set it is 16, but one task at a time, deletes included, on NFS and CIFS, where each snapshot stalls its
-        guest while the others share the bandwidth.
-      - On LVM with snapshots as volume chain it is always one task, deletes included, since a delete that waits too long for
-        the storage's lock leaves the guest locked.
+      - Where it is not set it is O(max_parallel), but one task at a time, deletes included, on NFS and CIFS, where each snapshot
+        stalls its guest while the others share the bandwidth.
+      - It is always one task, deletes included, on LVM with snapshots as volume chain, since a delete that waits too long for
+        the storage's lock leaves the guest locked; and on a storage that the token may not see (C(Datastore.Audit)).
     type: int
   max_parallel_deletes:
     description:
-      - How many snapshots may be deleted at once in the whole cluster. Creates do not count here, nor deletes there. The three
-        limits of deletes are three quarters of those of creates, since a delete loads a storage more, and one that fails may
-        leave its guest locked.
+      - How many snapshots may be deleted at once in the whole cluster. Creates do not count here, nor deletes there.
+      - The three limits of deletes are three quarters of those of creates where they are not set (12, 6 and 12), since a delete
+        loads a storage more, and one that fails may leave its guest locked.
     type: int
-    default: 12
   max_parallel_deletes_per_node:
     description: How many snapshots may be deleted at once on one node.
     type: int
-    default: 6
   max_parallel_deletes_per_storage:
     description: How many snapshots may be deleted at once of guests with disks on the same storage.
     type: int
-    default: 12
   state_dir:
     description:
       - Directory on the machine that runs the module, for the record of a run and for the locks that keep two runs on the same

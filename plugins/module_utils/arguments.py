@@ -142,9 +142,9 @@ LIMITS = ArgumentSpec(
         "max_parallel": {"type": "int", "default": 16},
         "max_parallel_per_node": {"type": "int", "default": 8},
         "max_parallel_per_storage": {"type": "int"},
-        "max_parallel_deletes": {"type": "int", "default": 12},
-        "max_parallel_deletes_per_node": {"type": "int", "default": 6},
-        "max_parallel_deletes_per_storage": {"type": "int", "default": 12},
+        "max_parallel_deletes": {"type": "int"},
+        "max_parallel_deletes_per_node": {"type": "int"},
+        "max_parallel_deletes_per_storage": {"type": "int"},
         "state_dir": {"type": "path"},
         "fail_on": {"type": "str", "choices": ["any", "all", "never"], "default": "any"},
         "verbosity": {"type": "str", "choices": ["normal", "full"], "default": "normal"},
@@ -201,6 +201,15 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Parallel:
+    """How much of one kind of work may run at once (law 14)."""
+
+    total: int
+    per_node: int
+    per_storage: int
+
+
+@dataclass(frozen=True)
 class RunLimits:
     """What snap and clean share; times in seconds, 0 for no limit."""
 
@@ -211,12 +220,9 @@ class RunLimits:
     veto: bool
     timeout: float
     run_timeout: float
-    max_parallel: int
-    max_parallel_per_node: int
-    max_parallel_per_storage: Optional[int]
-    max_parallel_deletes: int
-    max_parallel_deletes_per_node: int
-    max_parallel_deletes_per_storage: int
+    creates: Parallel
+    deletes: Parallel
+    slow_storages_serial: bool
     state_dir: str
     repair: str
     fail_on: str
@@ -548,7 +554,9 @@ def _limits(params: Mapping[str, Any]) -> RunLimits:
         veto=params["on_hook_failure"] == "skip_guest",
         timeout=float(duration("timeout", params["timeout"])),
         run_timeout=float(duration("run_timeout", params["run_timeout"])),
-        **_parallel(params),
+        creates=_creates(params),
+        deletes=_deletes(params, _creates(params)),
+        slow_storages_serial=params["max_parallel_per_storage"] is None,
         state_dir=params["state_dir"] or default_state_dir(os.environ),
         repair=params.get("repair") or "report",
         fail_on=params["fail_on"],
@@ -556,11 +564,19 @@ def _limits(params: Mapping[str, Any]) -> RunLimits:
     )
 
 
-def _parallel(params: Mapping[str, Any]) -> Dict[str, Any]:
-    """The limits that law 14 is about; only the one per storage may be unset."""
-    return {
-        name: None if params[name] is None else _at_least_one(name, params[name])
-        for name in LIMITS.options if name.startswith("max_parallel")}
+def _creates(params: Mapping[str, Any]) -> Parallel:
+    names = ("max_parallel", "max_parallel_per_node", "max_parallel_per_storage")
+    total, per_node, per_storage = (_at_least_one(name, params[name]) if params[name] is not None else 0 for name in names)
+    return Parallel(total, per_node, per_storage or total)
+
+
+def _deletes(params: Mapping[str, Any], creates: Parallel) -> Parallel:
+    """Three quarters of the creates' limits, where they have none of their own."""
+    names = ("max_parallel_deletes", "max_parallel_deletes_per_node", "max_parallel_deletes_per_storage")
+    of = (creates.total, creates.per_node, creates.per_storage)
+    return Parallel(*(
+        max(1, limit * 3 // 4) if params[name] is None else _at_least_one(name, params[name])
+        for name, limit in zip(names, of)))
 
 
 def default_state_dir(environ: Mapping[str, str]) -> str:

@@ -112,7 +112,7 @@ class Bench:
         runs.sort(key=lambda entry: entry["wall_s"])
         row = {
             "tool": case.tool, "guests": case.guests, "nodes": case.nodes, "limits": case.limits or None, "runs": case.runs,
-            "lower_bound_s": round(bound(case, made["guests"]), 2), **runs[len(runs) // 2]}
+            "lower_bound_s": None if case.tool == INFO else round(bound(case, made["guests"]), 2), **runs[len(runs) // 2]}
         row["wall_min_s"], row["wall_max_s"] = runs[0]["wall_s"], runs[-1]["wall_s"]
         return row
 
@@ -188,7 +188,7 @@ class Bench:
 
 def ratio(row: dict[str, Any]) -> float:
     """What a run takes beside its start-up, against the lower bound."""
-    return float((row["wall_s"] - row["startup_s"]) / row["lower_bound_s"])
+    return float((row["wall_s"] - row["startup_s"]) / row["lower_bound_s"]) if row["lower_bound_s"] else 0.0
 
 
 def line(row: dict[str, Any]) -> str:
@@ -196,7 +196,8 @@ def line(row: dict[str, Any]) -> str:
     per_guest = (row["cpu_s"] - row["startup_cpu_s"]) / row["guests"] * 1000
     return "".join([
         "{tool:28}{guests:7}{nodes:6} {0:8}".format(row["limits"] or "-", **row),
-        "{wall_s:9.1f}{lower_bound_s:9.1f}{0:7.3f}{startup_s:8.1f}{calls_per_guest:7.2f}".format(ratio(row), **row),
+        "{wall_s:9.1f}{0:9.1f}{1:7.3f}{startup_s:8.1f}{calls_per_guest:7.2f}".format(
+            row["lower_bound_s"] or 0.0, ratio(row), **row),
         "{cpu_s:8.1f}{0:7.1f}{peak_mb:8.0f}{module_rss_mb:8.0f}{1:8.0f}".format(per_guest, row["result_kb"] or 0, **row)])
 
 

@@ -15,7 +15,7 @@ from simulator.running import Running
 from worlds import daily, guest, world
 
 GUESTS = 500
-SEEDS = range(int(os.environ.get("AUTOSNAP_SEEDS", "2")))
+SEEDS = range(int(os.environ.get("AUTOSNAP_SEEDS") or "2"))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

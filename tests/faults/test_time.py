@@ -12,7 +12,6 @@ import zoneinfo
 import pytest
 from campaign import IDS, KEEP, check, managed, module, site, state_of
 from simulator.running import Running
-from worlds import run_snap
 
 VIENNA = zoneinfo.ZoneInfo("Europe/Vienna")
 
@@ -40,7 +39,11 @@ def test_runs_around_a_change_of_the_clocks_make_names_of_their_own(day: tuple[i
     start = datetime.datetime(*day, 1, 30, tzinfo=VIENNA).timestamp()
     with Running(site()) as cluster:
         for hours in range(4):
-            report = run_snap(cluster, keep=10, timezone="Europe/Vienna", now=int(start) + hours * 3600)
-            assert [entry["status"] for entry in report.result["guests"]] == ["created"] * len(IDS)
+            prelude = "import time\ntime.time = lambda: {0}".format(start + hours * 3600)
+            before = state_of(cluster)
+            answer = module(cluster, prelude=prelude, keep=KEEP + 2, timezone="Europe/Vienna")
+            check(cluster, before, answer, keep=KEEP + 2)
+            assert answer.statuses == dict.fromkeys(IDS, "created")
+            assert [len(answer.of(vmid)["pruned"]) for vmid in IDS] == [int(hours > 1)] * len(IDS)
         for snapshots in state_of(cluster).values():
-            assert len(managed(snapshots)) == KEEP + 4
+            assert len(managed(snapshots)) == KEEP + 2

@@ -89,6 +89,18 @@ def test_a_failing_pre_hook(tmp_path: pathlib.Path, mode: str, status: str) -> N
         assert "exit code 3: no" in said
 
 
+def test_law_5_what_is_pinned_while_the_pre_hook_runs_is_not_deleted(tmp_path: pathlib.Path) -> None:
+    path = hook(tmp_path, "[ $CV4PVE_AUTOSNAP_PHASE != snap-remove-pre ] || sleep 1\n")
+    with Running(world(guest(100, snapshots=daily(3)))) as cluster:
+        oldest = names(cluster, 100)[0]
+        cluster.when_seen(
+            r"GET .*/100/snapshot", lambda: cluster.pve.guest(100).snapshots[oldest].update(description="I need this"), 2)
+        report = run_clean(cluster, keep=1, hook=path)
+        assert oldest in names(cluster, 100)
+        assert len(entry(report, 100)["pruned"]) == 1
+        assert "snap-remove-abort" in [phase for phase, _vmid in phases(report)]
+
+
 def test_a_veto_of_a_delete_and_of_the_whole_job(tmp_path: pathlib.Path) -> None:
     path = hook(tmp_path, '[ "$CV4PVE_AUTOSNAP_PHASE" = snap-remove-pre ] && exit 1; exit 0')
     with Running(world(guest(100, snapshots=daily(3)))) as cluster:

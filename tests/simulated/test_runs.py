@@ -572,9 +572,11 @@ def test_info_names_the_task_that_left_a_broken_snapshot() -> None:
     with Running(world(guest(100, snapshots=daily(3)))) as cluster:
         cluster.pve.half_deletes.add(100)
         run_clean(cluster, keep=2)
+        [locked] = run_info(cluster).result["broken"]
+        assert locked["lock"] == "snapshot-delete"
         cluster.pve.set_lock(cluster.pve.guest(100), None)
         [broken] = run_info(cluster).result["broken"]
-        assert broken["snapstate"] == "delete"
+        assert (broken["snapstate"], broken["lock"]) == ("delete", None)
         assert ":qmdelsnapshot:100:" in broken["task"]
         assert "qemu-img snapshot -d" in broken["task_result"]
 

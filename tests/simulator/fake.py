@@ -73,6 +73,7 @@ class SimulatedPve(FakePve):
         self.guest_seconds: dict[tuple[int, str], float] = {}
         self.task_errors: dict[tuple[int, str], list[str]] = {}
         self.half_deletes: set[int] = set()
+        self.half_delete_text = ""
         self.nameless_nodes: set[str] = set()
         self.stale_seconds = 0.0
         self.half_tickets: dict[str, str] = {}
@@ -675,7 +676,8 @@ class SimulatedPve(FakePve):
             await self.pause(self._seconds(guest, "delete"))
             note = None
             if guest.vmid in self.half_deletes:
-                note = "command '/usr/bin/qemu-img snapshot -d {0} {1}' failed: exit code 1".format(name, _image(self, guest))
+                note = self.half_delete_text or (
+                    "command '/usr/bin/qemu-img snapshot -d {0} {1}' failed: exit code 1".format(name, _image(self, guest)))
                 if not v.get("force"):
                     raise TaskError(note)
             self.drop_snapshot(guest, name)

@@ -158,6 +158,36 @@ def test_a_task_that_outlives_its_time(node: Node, clock: Clock, monkeypatch: py
     assert isinstance(failure, TaskTimeout) and failure.upid == upid(0)
 
 
+def test_the_first_look_does_not_wait_for_what_other_tasks_took(
+    node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = watched(node, clock, monkeypatch, upid(0))
+    node.tasks[upid(0)] = "OK"
+    ended(made, clock, 150)
+    made.add(upid(1, "n2"), 3.0, "short")
+    made.add(upid(2, "n3"), 0.0, "long")
+    assert made.due() == clock.now + 3.0
+    clock.now += 3.0
+    [look] = made.looks()
+    made.taken(look, made.look(look))
+    assert made.due() == clock.now - 3.0 + watcher.POLL_MAX
+
+
+def test_whatever_goes_wrong_in_a_look_it_is_made_again(
+    node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = watched(node, clock, monkeypatch, upid(0))
+
+    def broken(*_path: object, **_params: object) -> None:
+        raise RuntimeError("never seen")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(made._session, "read_once", broken)
+        assert ended(made, clock) == {}
+    node.tasks[upid(0)] = "OK"
+    assert ended(made, clock, 1) == {upid(0): "OK"}
+
+
 def test_a_silent_node_is_given_time(node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     made = watched(node, clock, monkeypatch, upid(0), upid(1))
     node.silent = True

@@ -9,13 +9,13 @@ import threading
 import time
 from typing import Any, Callable, Generator
 
+from ansible_collections.pve.autosnap.plugins.module_utils.arguments import Parallel
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.workers import (
     CREATE,
     DELETE,
     Bounds,
     Dropped,
     Later,
-    Limits,
     Slot,
     Stop,
     Workers,
@@ -60,7 +60,7 @@ class Job:
 def work(*jobs: Callable[[], Steps], creates: int = 9, deletes: int = 9, bounds: Bounds | None = None,
          stop: Callable[[], Stop | None] = lambda: None) -> list[Job]:
     made = [Job(job) for job in jobs]
-    bounds = bounds or Bounds(Limits(creates, 9, 9), Limits(deletes, 9, 9))
+    bounds = bounds or Bounds(Parallel(creates, 9, 9), Parallel(deletes, 9, 9))
     Workers(bounds, Watcher(None), stop, 8).run(made)  # type: ignore[arg-type]
     return made
 
@@ -72,14 +72,14 @@ def in_slot(slot: Slot, do: Callable[[], object]) -> Callable[[], Steps]:
     return steps
 
 
-limits = st.builds(Limits, st.integers(1, 6), st.integers(1, 3), st.integers(1, 3))
+limits = st.builds(Parallel, st.integers(1, 6), st.integers(1, 3), st.integers(1, 3))
 pieces = st.lists(st.tuples(st.sampled_from([CREATE, DELETE]), st.integers(0, 3), st.sets(st.integers(0, 3))), max_size=25)
 
 
 @settings(max_examples=40, deadline=None)
 @given(pieces, limits, limits)
 def test_no_limit_is_ever_exceeded_and_everything_ends(
-    wanted: list[tuple[str, int, set[int]]], creates: Limits, deletes: Limits
+    wanted: list[tuple[str, int, set[int]]], creates: Parallel, deletes: Parallel
 ) -> None:
     """Law 14. A slot is held through a Pause, as it is while a task runs."""
     meter = Meter()
@@ -150,7 +150,7 @@ def test_the_next_slot_gives_the_first_one_back() -> None:
     assert sorted(order) == ["a create", "a delete", "b create", "b delete"]
 
 
-def test_the_emptiest_node_is_served_first() -> None:
+def test_the_busiest_node_is_served_first() -> None:
     order: list[str] = []
 
     def hold(node: str, seconds: float, begin: float = 0.0) -> Callable[[], Steps]:
@@ -162,7 +162,7 @@ def test_the_emptiest_node_is_served_first() -> None:
         return steps
 
     work(hold("a", 0.6), hold("c", 0.4, 0.05), hold("a", 0, 0.1), hold("b", 0, 0.15), creates=2)
-    assert order == ["a", "c", "b", "a"]
+    assert order == ["a", "c", "a", "b"]
 
 
 def stopped_after(began: list[int], at_once: bool) -> Callable[[], Stop | None]:

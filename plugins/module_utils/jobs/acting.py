@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -23,17 +24,16 @@ from ..pve.tasks import Done, Tasks, TaskTimeout
 from ..pve.watcher import Watcher
 from .hooks import Event, Hooks
 from .outcome import Outcome
-from .plan import HIBERNATED, GuestPlan, Retainer, broken_entry, pruned
+from .plan import HIBERNATED, SNAPSHOT_LOCKS, GuestPlan, Retainer, broken_entry, pruned
 from .state import State
-from .workers import CREATE, DELETE, Bounds, Dropped, Later, Limits, Slot, Stop, Workers
+from .workers import CREATE, DELETE, Bounds, Dropped, Later, Slot, Stop, Workers
 
 LOCK_POLL = 5.0  # seconds between two looks at a locked guest
+SPARE_THREADS = 8
 RETRY_MAX = 60.0  # seconds between two tries against what no lock shows, such as a running replication
 ROOM_WAIT = 30.0  # seconds until the cluster's view of a storage is fresh: pvestatd looks every 10 (api-facts 5.1)
-PER_STORAGE = 16  # where max_parallel_per_storage is not set
-THREADS = 32  # what is not waiting: a call, or a hook
+THREADS = 64  # at the most, where no hook is called: one for each slot, and some for who has none
 WAITABLE = frozenset((errors.BUSY, errors.BROKEN_LOCK, errors.CONTENTION))
-SNAPSHOT_LOCKS = frozenset(("snapshot", "snapshot-delete"))
 GONE = "gone: the guest was deleted meanwhile"
 CLAIMED = "another run of this control node works on it"
 
@@ -46,18 +46,28 @@ class LiveResources:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._lock = threading.Lock()
-        self._read_at = 0.0
+        self._asked_at = float("-inf")
         self._resources: Optional[Resources] = None
         self._guests: Dict[int, Guest] = {}
 
     def get(self, fresh: bool = False) -> Resources:
-        """The resources, at most LOCK_POLL seconds old, or read anew."""
-        with self._lock:
-            if fresh or self._resources is None or time.monotonic() - self._read_at >= LOCK_POLL:
-                self._resources = self._cluster.resources()
-                self._guests = {guest.vmid: guest for guest in self._resources.guests}
-                self._read_at = time.monotonic()
+        """The resources, about LOCK_POLL seconds old, or asked for from now on.
+
+        While one thread reads them anew, the others take those that are there.
+        """
+        now = time.monotonic()
+        known = self._resources
+        if not self._lock.acquire(blocking=fresh or known is None) and known is not None:
+            return known
+        try:
+            if self._resources is None or self._asked_at < (now if fresh else now - LOCK_POLL):
+                asked_at = time.monotonic()
+                found = self._cluster.resources()
+                self._guests = {guest.vmid: guest for guest in found.guests}
+                self._resources, self._asked_at = found, asked_at
             return self._resources
+        finally:
+            self._lock.release()
 
     def guest(self, vmid: int, fresh: bool = False) -> Optional[Guest]:
         """The guest as the cluster shows it; None when it is gone."""
@@ -114,8 +124,11 @@ class GuestRun:
         self._crew = crew
         self._plan = plan
         self._guest = plan.guest
-        self._waiting_since: Optional[float] = None
+        self._storages, self._serial = plan.storages, plan.serial
+        self._waited = 0.0
         self._pause = LOCK_POLL
+        self._listed_then: Optional[Tuple[Snapshot, ...]] = None
+        self._unseen = False
         self._claimed = False
         self._created: Optional[Snapshot] = None
         self.outcome = Outcome(plan, warnings=list(plan.warnings))
@@ -154,7 +167,9 @@ class GuestRun:
 
     def _ended(self) -> None:
         self.outcome.touch()
-        self._crew.state.ended(self.outcome, self._crew.heard())
+        if self.outcome.status == "timeout" and not self._crew.heard():
+            self._unseen = True
+        self._crew.state.ended(self.outcome, self._unseen)
 
     def _steps(self) -> Steps:
         plan = self._plan
@@ -182,7 +197,7 @@ class GuestRun:
         return "; not pruned: " + ", ".join(left) if left and (self.outcome.snapshot or not self._plan.create) else ""
 
     def _slot(self, kind: str) -> Slot:
-        return Slot(kind, self._guest.node, self._plan.storages, self._plan.serial)
+        return Slot(kind, self._guest.node, self._storages, self._serial)
 
     def _begin(self, kind: str) -> Generator[object, Any, None]:
         """Wait until the guest is free, there is room under the limits, and no other run works on it."""
@@ -207,6 +222,18 @@ class GuestRun:
     def _started(self, upid: str) -> None:
         self.outcome.upids.append(upid)
         self._crew.state.task(self._guest.vmid, upid)
+
+    def _awaited(self, write: Generator[object, Any, Done]) -> Generator[object, Any, Done]:
+        """A write and its end, noted in the record; it stays unseen where only its start is known."""
+        self._unseen = True
+        self._crew.state.sent(self._guest.vmid)
+        try:
+            done = yield from write
+        except errors.TaskFailed:
+            self._unseen = False
+            raise
+        self._unseen = False
+        return done
 
     # ---------------------------------------------------------------- create
 
@@ -241,7 +268,7 @@ class GuestRun:
         if done.warning:
             self.outcome.warnings.append("create {0}: {1}".format(name, done.warning))
         self.outcome.finish("created")
-        self._waiting_since, self._pause = None, LOCK_POLL
+        self._waited, self._pause = 0.0, LOCK_POLL
         self._created = Snapshot(name, int(self._crew.session.clock.now()), self._crew.retainer.recognition.markers[0])
         return True
 
@@ -258,8 +285,8 @@ class GuestRun:
 
     def _send_create(self, name: str) -> Generator[object, Any, Done]:
         marker = self._crew.retainer.recognition.markers[0]
-        return (yield from self._crew.tasks.create(
-            self._guest, name, marker, self._plan.vmstate, self._crew.limits.timeout, self._started))
+        return (yield from self._awaited(self._crew.tasks.create(
+            self._guest, name, marker, self._plan.vmstate, self._crew.limits.timeout, self._started)))
 
     def _follow(self, error: errors.PveError) -> None:
         """Return when a call failed since the guest is on another node now; raise what else it means."""
@@ -279,8 +306,16 @@ class GuestRun:
         found = self._crew.live.guest(self._guest.vmid, fresh=True)
         if found is None or found.node == self._guest.node:
             return False
-        self._guest = replace(self._guest, node=found.node, lock=found.lock)
+        self._move(found)
         return True
+
+    def _move(self, found: Guest) -> None:
+        """Take in where the guest is now, and with it its local storages."""
+        def moved(keys: Tuple[Any, ...]) -> Tuple[Any, ...]:
+            return tuple((found.node if node == self._guest.node else node, name) for node, name in keys)
+
+        self._storages, self._serial = moved(self._storages), moved(self._serial)
+        self._guest = replace(self._guest, node=found.node, lock=found.lock)
 
     def _may_try_again(self, error: errors.PveError) -> bool:
         """After a create that failed: True to wait for a lock, False to prune what may go without it (law 4).
@@ -302,6 +337,8 @@ class GuestRun:
             raise error
         if waitable:
             raise Finished("failed", error.message)
+        if error.kind == errors.UNKNOWN_RESULT and self._left_locked(self._plan.create):
+            raise Finished("failed", "{0}; create: {1}".format(needs_unlock(self._guest), error.message))
         self.outcome.finish("failed", error.message)
         return False
 
@@ -312,23 +349,24 @@ class GuestRun:
         while self._guest.lock:
             if self._guest.lock in HIBERNATED:
                 raise Finished("skipped", "locked ({0}): resume the guest first".format(self._guest.lock), red=True)
+            if self._guest.lock in SNAPSHOT_LOCKS and self._listed_then is None:
+                self._listed_then = self._crew.cluster.snapshots(self._guest).snapshots
             yield from self._wait("locked ({0})".format(self._guest.lock))
+        self._listed_then = None
 
     def _wait(self, reason: str) -> Steps:
         """Come back soon and look at the lock anew; Finished when lock_timeout has passed."""
         self.outcome.touch()
-        now = time.monotonic()
-        if self._waiting_since is None:
-            self._waiting_since = now
-        left = self._waiting_since + self._crew.limits.lock_timeout - now
-        if left <= 0:
+        pause = min(self._pause, self._crew.limits.lock_timeout - self._waited)
+        if pause <= 0:
             self._give_up(reason)
-        pause, self._pause = self._pause, min(RETRY_MAX, self._pause * (1 if self._guest.lock else 2))
-        yield Later(min(pause, left))
+        self._waited += pause
+        self._pause = min(RETRY_MAX, self._pause * (1 if self._guest.lock else 2))
+        yield Later(pause)
         found = self._crew.live.guest(self._guest.vmid)
         if found is None:
             raise Finished("skipped", GONE, red=True)
-        self._guest = replace(self._guest, node=found.node, lock=found.lock)
+        self._move(found)
 
     def _give_up(self, reason: str) -> None:
         found = self._crew.live.guest(self._guest.vmid)
@@ -341,10 +379,10 @@ class GuestRun:
             reason, self._crew.limits.lock_timeout))
 
     def _stuck(self) -> bool:
-        """No visible task works on the guest, and its snapshots are as they were when the run began."""
-        if self._crew.tasks.running(self._guest):
+        """No visible task works on the guest, and its snapshots are as they were when the wait began."""
+        if self._listed_then is None or not self._crew.tasks.idle(self._guest):
             return False
-        return set(self._crew.cluster.snapshots(self._guest).snapshots) == set(self._plan.state.snapshots.snapshots)
+        return set(self._crew.cluster.snapshots(self._guest).snapshots) == set(self._listed_then)
 
     # ----------------------------------------------------------------- prune
 
@@ -378,7 +416,7 @@ class GuestRun:
                 continue
             for snapshot in agreed:
                 self._go_on()
-                if not (yield from self._delete(snapshot)):
+                if not (yield from self._delete(snapshot, functools.partial(self._still_agreed, snapshot))):
                     break
             else:
                 return
@@ -403,8 +441,11 @@ class GuestRun:
         identity = {(s.name, s.snaptime, s.description) for s in again}
         return tuple(s for s in pruned(first) if (s.name, s.snaptime, s.description) in identity)
 
-    def _delete(self, snapshot: Snapshot, force: bool = False) -> Generator[object, Any, bool]:
-        """Delete a snapshot; False when the guest moved or a lock was waited for and all must be looked at anew."""
+    def _delete(
+        self, snapshot: Snapshot, still: Callable[[], bool], force: bool = False
+    ) -> Generator[object, Any, bool]:
+        """Delete a snapshot; False when all must be looked at anew: the guest moved, a lock was waited for, or what
+        ``still`` looks at after the pre hook, which may have taken minutes, is not as it was."""
         began = time.monotonic()
         veto = self._call_hook("snap-remove-pre", snapshot.name)
         if veto:
@@ -412,8 +453,11 @@ class GuestRun:
             raise Finished("skipped", veto, red=True)
         try:
             self._go_on()
-            done = yield from self._crew.tasks.delete(
-                self._guest, snapshot.name, self._crew.limits.timeout, self._started, force)
+            if not still():
+                self._call_hook("snap-remove-abort", snapshot.name, error="its snapshots or its lock changed", began=began)
+                return False
+            done = yield from self._awaited(self._crew.tasks.delete(
+                self._guest, snapshot.name, self._crew.limits.timeout, self._started, force))
         except (errors.PveError, Dropped) as error:
             upid = error.upid if isinstance(error, errors.PveError) else None
             self._call_hook("snap-remove-abort", snapshot.name, error=str(error), upid=upid, began=began)
@@ -426,9 +470,14 @@ class GuestRun:
             raise
         self._call_hook("snap-remove-post", snapshot.name, upid=done.upid, began=began)
         (self.outcome.repaired if snapshot.snapstate else self.outcome.pruned).append(snapshot.name)
+        self._waited, self._pause = 0.0, LOCK_POLL
         if done.warning:
             self.outcome.warnings.append("delete {0}: {1}".format(snapshot.name, done.warning))
         return True
+
+    def _still_agreed(self, snapshot: Snapshot) -> bool:
+        """Law 5 once more where a hook ran since the list was read."""
+        return not self._crew.hooks.configured or snapshot in self._agreed()
 
     def _not_deleted(self, snapshot: Snapshot, error: errors.PveError) -> Steps:
         """A delete that failed: return to try again, or raise what ends the guest.
@@ -440,10 +489,11 @@ class GuestRun:
             return
         if not isinstance(error, errors.TaskFailed):
             raise error
-        if error.kind in WAITABLE and self._crew.limits.locked == "wait":
+        waitable = error.kind in WAITABLE and self._crew.limits.locked == "wait"
+        if waitable and error.kind == errors.BROKEN_LOCK or waitable and not self._left_locked(snapshot.name):
             yield from self._wait("delete {0}: {1}".format(snapshot.name, error.message))
             return
-        if self._left_locked(snapshot):
+        if self._left_locked(snapshot.name):
             raise Finished("failed", "{0}; delete {1}: {2}".format(
                 needs_unlock(self._crew.live.guest(self._guest.vmid) or self._guest), snapshot.name, error.message))
         if errors.is_fatal(error):
@@ -452,44 +502,44 @@ class GuestRun:
         raise Finished(
             "skipped" if skipped else "failed", "delete {0}: {1}".format(snapshot.name, error.message), red=True)
 
-    def _left_locked(self, snapshot: Snapshot) -> bool:
-        """True when a snapshot stands half deleted and no visible task works on it."""
+    def _left_locked(self, name: str) -> bool:
+        """True when a snapshot stands half made or half deleted under a lock, and no visible task works on it."""
         listed = self._crew.cluster.snapshots(self._guest).snapshots
-        half = any(s.name == snapshot.name and s.snapstate for s in listed)
+        half = any(s.name == name and s.snapstate for s in listed)
         return (
             half and self._crew.cluster.config(self._guest).lock in SNAPSHOT_LOCKS
-            and not self._crew.tasks.running(self._guest))
+            and self._crew.tasks.idle(self._guest))
 
     # ---------------------------------------------------------------- repair
 
     def _repair(self) -> Steps:
         """``repair``: delete broken entries, forced only on a guest whose lock was just read as unset (law 6)."""
-        while True:
-            yield from self._begin(DELETE)
-            try:
-                broken = self._still_broken()
-            except errors.PveError as error:
-                self._follow(error)
-                continue
-            for snapshot in broken:
-                self._go_on()
-                if not (yield from self._repaired(snapshot)):
+        for snapshot in self._plan.repairs:
+            while True:
+                yield from self._begin(DELETE)
+                try:
+                    broken = self._still_broken(snapshot)
+                except errors.PveError as error:
+                    self._follow(error)
+                    continue
+                if not broken and self._guest.lock:
+                    continue
+                if not broken or (yield from self._repaired(snapshot)):
                     break
-            else:
-                return
 
-    def _still_broken(self) -> List[Snapshot]:
-        """Those of the plan that are in a fresh list, unchanged."""
-        listed = set(self._crew.cluster.snapshots(self._guest).snapshots)
-        return [snapshot for snapshot in self._plan.repairs if snapshot in listed]
+    def _still_broken(self, snapshot: Snapshot) -> bool:
+        """True for an entry that is as it was in the plan, on a guest without lock.
+
+        The lock is read first: a task that ends between the two reads has no entry left that is as it was.
+        """
+        lock = self._crew.cluster.config(self._guest).lock
+        self._guest = replace(self._guest, lock=lock)
+        return not lock and snapshot in self._crew.cluster.snapshots(self._guest).snapshots
 
     def _repaired(self, snapshot: Snapshot) -> Generator[object, Any, bool]:
-        lock = self._crew.cluster.config(self._guest).lock
-        if lock:
-            self._guest = replace(self._guest, lock=lock)
-            return False
         force = self._crew.limits.repair == "force"
-        gone = yield from self._delete(snapshot, force)
+        hooked = self._crew.hooks.configured
+        gone = yield from self._delete(snapshot, lambda: not hooked or self._still_broken(snapshot), force)
         if gone and force:
             self.outcome.warnings.append(
                 "{0} was removed by force: snapshots of its disks may be left on the storages".format(snapshot.name))
@@ -521,15 +571,11 @@ def needs_unlock(guest: Guest) -> str:
 def act(crew: Crew, plans: Tuple[GuestPlan, ...]) -> List[Outcome]:
     """Carry out the plans; one outcome for each, in their order."""
     limits = crew.limits
-    bounds = Bounds(
-        Limits(limits.max_parallel, limits.max_parallel_per_node, limits.max_parallel_per_storage or PER_STORAGE),
-        Limits(limits.max_parallel_deletes, limits.max_parallel_deletes_per_node, limits.max_parallel_deletes_per_storage))
     runs = [GuestRun(crew, plan) for plan in plans]
-    threads = THREADS
-    if crew.hooks.configured:
-        threads += limits.max_parallel + limits.max_parallel_deletes
+    slots = limits.creates.total + limits.deletes.total
+    threads = slots + SPARE_THREADS if crew.hooks.configured else min(THREADS, slots + SPARE_THREADS)
     watcher = Watcher(crew.session)
-    workers = Workers(bounds, watcher, crew.stop, threads)
+    workers = Workers(Bounds(limits.creates, limits.deletes), watcher, crew.stop, threads)
     if crew.hooks.configured:
         watcher.hungry = lambda node: True  # a post hook, which may thaw something, waits for every create
     workers.run([run for run in runs if run.has_work])

@@ -177,4 +177,3 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:
             continue
-    process.wait()

@@ -18,7 +18,7 @@ from ..pve.cluster import Cluster
 from ..pve.session import Session
 from ..pve.tasks import Tasks
 from . import outcome
-from .plan import broken_entry
+from .plan import SNAPSHOT_LOCKS, broken_entry
 from .reading import GuestState, Situation, read_situation
 from .run import Report
 
@@ -114,9 +114,13 @@ def _snapshot(label: str, state: str, snapshot: Snapshot, server_time: int, sett
 
 
 def _broken(state: GuestState, situation: Situation, settings: InfoSettings, tasks: Tasks) -> List[Dict[str, object]]:
+    """Entries of broken snapshots, also of those under a lock whose task is seen to have ended."""
     found = sort_snapshots(
         state.snapshots.snapshots, settings.target.recognition, situation.server_time, locked=bool(state.guest.lock))
-    upid, result = tasks.newest(state.guest) if found.broken else ("", "")
+    left = found.broken or (found.in_progress if state.guest.lock in SNAPSHOT_LOCKS else ())
+    upid, result = tasks.newest(state.guest) if left else ("", "")
+    if not found.broken and result in ("", "running"):
+        return []
     return [
         {**broken_entry(state.guest, snapshot, situation.server_time), "task": upid, "task_result": result}
-        for label, snapshot in found.broken if settings.labels is None or label in settings.labels]
+        for label, snapshot in left if settings.labels is None or label in settings.labels]

@@ -79,7 +79,7 @@ class Outcome:
             "snapshot": self.snapshot,
             "pruned": list(self.pruned),
             "repaired": list(self.repaired),
-            "upids": self.upids if full else self.upids[:UPIDS_MAX],
+            "upids": self.upids if full else self.upids[-UPIDS_MAX:],
             "duration": round((self.ended or 0.0) - (self.began or 0.0), 1),
             "warnings": self._texts(self.warnings, full),
             "errors": self._texts(self.errors, full),

@@ -24,6 +24,7 @@ from .reading import GuestState, Situation
 
 SERIAL_TYPES = frozenset(("lvm",))  # a lock with a 10 s wait per storage; a lost delete stays locked (api-facts 8)
 SLOW_TYPES = frozenset(("nfs", "cifs"))  # one at a time unless told otherwise: each stalls its guest (api-facts 8)
+SNAPSHOT_LOCKS = frozenset(("snapshot", "snapshot-delete"))
 HIBERNATED = frozenset(("suspended", "suspending"))
 
 
@@ -316,11 +317,14 @@ def _refused_by_lock(state: GuestState, locked: str) -> Optional[GuestPlan]:
 
 
 def _storage_keys(state: GuestState, storages: Dict[str, Storage], limits: RunLimits) -> Dict[str, Any]:
-    serial = SERIAL_TYPES if limits.max_parallel_per_storage else SERIAL_TYPES | SLOW_TYPES
-    found = {storages[disk.storage] for disk in state.config.disks if disk.storage in storages}
+    """Those that cannot be seen are taken for the worst: shared by all nodes, and one at a time."""
+    serial = SERIAL_TYPES | SLOW_TYPES if limits.slow_storages_serial else SERIAL_TYPES
+    names = {disk.storage for disk in state.config.disks}
+    found = {storages[name] for name in names if name in storages}
+    unseen = [("", name) for name in names if name not in storages]
     return {
-        "storages": tuple(sorted(storage.key for storage in found)),
-        "serial": tuple(sorted(storage.key for storage in found if storage.type in serial)),
+        "storages": tuple(sorted([*unseen, *(storage.key for storage in found)])),
+        "serial": tuple(sorted([*unseen, *(storage.key for storage in found if storage.type in serial)])),
     }
 
 

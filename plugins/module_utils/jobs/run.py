@@ -26,7 +26,7 @@ from .acting import Crew, act
 from .hooks import Event, Hooks
 from .plan import Plan, Retainer
 from .reading import Situation, read_situation
-from .state import State
+from .state import NOT_STARTED, State
 
 USER_AGENT = "pve.autosnap"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -118,7 +118,7 @@ def _run(
         raise errors.Interrupted(error.message + " while the cluster was read; nothing was done") from error
     plan = job.make_plan(situation)
     state = State(job.limits.state_dir, [node.name for node in situation.resources.nodes], session.hosts)
-    unfinished = state.unfinished(tasks, forget=not check)
+    unfinished = state.unfinished(tasks)
     hooks = Hooks(
         job.limits.hook, job.limits.hook_timeout, job.label, job.keep, job.vmstate, session.host, secrets, check)
     crew = Crew(
@@ -166,9 +166,9 @@ def _carry_out(plan: Plan, crew: Crew, job: Job, warnings: list[str]) -> list[ou
             entry.finish("skipped", "hook veto: " + problem, red=True)
     else:
         crew.state.begin(job.name, plan)
+        outcomes = act(crew, plan.guests)
         if crew.state.problem:
             warnings.append(crew.state.problem)
-        outcomes = act(crew, plan.guests)
         crew.state.close()
     ended = crew.hooks.call(Event(
         job.name + "-job-end", duration=time.monotonic() - began, ok=not any(entry.red for entry in outcomes),
@@ -180,9 +180,10 @@ def _carry_out(plan: Plan, crew: Crew, job: Job, warnings: list[str]) -> list[ou
 def _unfinished_warnings(unfinished: List[Dict[str, Any]]) -> List[str]:
     """Runs that were cut off are told as soon as somebody listens: each started task, the others in a number."""
     warnings = [
-        "guest {vmid}: an earlier {job} run did not see the end of task {upid}: {result}".format(**entry)
-        for entry in unfinished if entry["upid"]]
-    waiting = [str(entry["vmid"]) for entry in unfinished if not entry["upid"]]
+        "guest {vmid}: an earlier {job} run did not see the end of its work{0}{upid}: {result}".format(
+            ", task " if entry["upid"] else "", **entry)
+        for entry in unfinished if entry["result"] != NOT_STARTED]
+    waiting = [str(entry["vmid"]) for entry in unfinished if entry["result"] == NOT_STARTED]
     if waiting:
         warnings.append("an earlier run was cut off before it came to {0} guests: {1}".format(
             len(waiting), ", ".join(waiting[:20])))

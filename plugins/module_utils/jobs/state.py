@@ -12,6 +12,7 @@ line that was cut off. Its process holds a lock on it, which the kernel gives ba
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,11 +23,15 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ..pve import errors
-from ..pve.tasks import Tasks
+from ..pve.tasks import Tasks, Upid
 from .outcome import Outcome
 from .plan import Plan
 
 VERSION = 1
+RUNNING = "running"
+SILENT = "unknown: its node does not answer"
+NOT_STARTED = "not started"
+UNANSWERED = "unknown: a write was sent, and its answer was not seen"
 
 
 def cluster_key(nodes: Sequence[str]) -> str:
@@ -43,12 +48,14 @@ class Claims:
         self._file = os.open(os.path.join(directory, key + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def take(self, vmid: int) -> bool:
-        """Claim a guest; False while another run has it."""
+        """Claim a guest; False while another run has it. OSError where the file system has no locks."""
         with self._lock:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, vmid)
-            except OSError:
-                return False
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    return False
+                raise
             return True
 
     def give_back(self, vmid: int) -> None:
@@ -62,54 +69,66 @@ class Claims:
 
 
 class Record:
-    """The record of this run. Safe to share between threads."""
+    """The record of this run. Safe to share between threads; what cannot be written never ends the run."""
 
     def __init__(self, directory: str, key: str, header: Mapping[str, Any]) -> None:
+        """OSError where it cannot be begun."""
         self._lock = threading.Lock()
+        self._torn = False
         self._open: Set[int] = {guest["vmid"] for guest in header["plan"]}
         self._path = os.path.join(directory, "{0}-{1}-{2}.run".format(key, time.time_ns(), os.getpid()))
         new = self._path + ".new"
         self._file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._line(header)
-        os.fsync(self._file)
-        os.rename(new, self._path)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            if not self._write(header):
+                raise OSError(errno.ENOSPC, "the disk is full")
+            os.fsync(self._file)
+            os.rename(new, self._path)
+        except OSError:
+            _unlink(new)
+            os.close(self._file)
+            raise
+
+    def sent(self, vmid: int) -> None:
+        """A write is about to be sent."""
+        self._line({"vmid": vmid, "sent": True})
 
     def task(self, vmid: int, upid: str) -> None:
         """A task was started."""
         self._line({"vmid": vmid, "upid": upid})
 
-    def ended(self, outcome: Outcome, heard: bool) -> None:
-        """A guest is done with; one whose task still runs stays unfinished, and where nobody may hear the
-        result so does one that was not started."""
-        if outcome.status != "timeout" or heard and not outcome.upids:
-            self._open.discard(outcome.guest.vmid)
-            self._line({
-                "vmid": outcome.guest.vmid, "status": outcome.status, "snapshot": outcome.snapshot,
-                "pruned": outcome.pruned})
+    def ended(self, outcome: Outcome) -> None:
+        """A guest is done with."""
+        self._open.discard(outcome.guest.vmid)
+        self._line({
+            "vmid": outcome.guest.vmid, "status": outcome.status, "snapshot": outcome.snapshot, "pruned": outcome.pruned})
 
     def close(self) -> None:
         """The end of the run: a record is only kept for what is unfinished."""
         if not self._open:
-            os.unlink(self._path)
+            _unlink(self._path)
         os.close(self._file)
 
     def _line(self, values: Mapping[str, Any]) -> None:
-        """One write, so that a line is there or not; a full disk must not end the run."""
         with self._lock:
             try:
-                os.write(self._file, (json.dumps(values) + "\n").encode("utf-8"))
+                self._torn = not self._write(values)
             except OSError:
-                pass
+                self._torn = True
+
+    def _write(self, values: Mapping[str, Any]) -> bool:
+        """One write, so that a line is there or not; after one that was cut off the next begins anew."""
+        line = ("\n" if self._torn else "") + json.dumps(values) + "\n"
+        return os.write(self._file, line.encode("utf-8")) == len(line)
 
 
 @dataclass
 class _Left:
     """What a run that was cut off left behind."""
 
-    path: str
     header: Dict[str, Any]
-    tasks: Dict[int, List[str]]
+    last: Dict[int, str]  # the last task of a guest; empty where a write was sent whose answer nobody noted
     ended: Set[int]
 
 
@@ -123,6 +142,7 @@ class State:
         self._key = cluster_key(nodes)
         self._claims: Optional[Claims] = None
         self._record: Optional[Record] = None
+        self._told: List[str] = []
         self.problem = ""
 
     def begin(self, job: str, plan: Plan) -> None:
@@ -132,7 +152,7 @@ class State:
             "hosts": self._hosts,
             "plan": [
                 {"vmid": guest.guest.vmid, "node": guest.guest.node, "create": guest.create,
-                 "prunes": [snapshot.name for snapshot in guest.prunes]}
+                 "deletes": [snapshot.name for snapshot in (*guest.repairs, *guest.prunes)]}
                 for guest in plan.guests if guest.has_work],
         }
         try:
@@ -140,48 +160,68 @@ class State:
             self._claims = Claims(self._directory, self._key)
             self._record = Record(self._directory, self._key, header)
         except OSError as error:
-            self.problem = (
-                "option 'state_dir': '{0}' cannot be written ({1}): a run that is cut off cannot be looked up, and two runs "
-                "of this control node may meet on a guest; name a directory that can".format(
-                    self._directory, error.strerror))
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self.problem = (
+            "option 'state_dir': '{0}' cannot be used ({1}): a run that is cut off cannot be looked up, or two runs of "
+            "this control node may meet on a guest; name a directory that can be written and locked".format(
+                self._directory, error.strerror))
 
     def take(self, vmid: int) -> bool:
         """Claim a guest for this run; False while another run of this control node has it."""
-        return self._claims is None or self._claims.take(vmid)
+        if self._claims is None:
+            return True
+        try:
+            return self._claims.take(vmid)
+        except OSError as error:
+            self._give_up(error)
+            return True
+
+    def sent(self, vmid: int) -> None:
+        """Note that a write is about to be sent."""
+        if self._record is not None:
+            self._record.sent(vmid)
 
     def task(self, vmid: int, upid: str) -> None:
         """Note a task that was started."""
         if self._record is not None:
             self._record.task(vmid, upid)
 
-    def ended(self, outcome: Outcome, heard: bool = True) -> None:
-        """Note a guest's end, and let other runs have it; ``heard`` where the run's result is waited for."""
-        if self._record is not None:
-            self._record.ended(outcome, heard)
+    def ended(self, outcome: Outcome, unseen: bool) -> None:
+        """Note a guest's end, unless the end of its last write was not seen; let other runs have it."""
+        if self._record is not None and not unseen:
+            self._record.ended(outcome)
         if self._claims is not None:
-            self._claims.give_back(outcome.guest.vmid)
+            try:
+                self._claims.give_back(outcome.guest.vmid)
+            except OSError as error:
+                self._give_up(error)
 
     def close(self) -> None:
-        """The end of the run."""
+        """The end of the run: what unfinished() told is forgotten, and this run's record kept where it is needed."""
+        for path in self._told:
+            _unlink(path)
         if self._record is not None:
             self._record.close()
         if self._claims is not None:
             self._claims.close()
 
-    def unfinished(self, tasks: Tasks, forget: bool) -> List[Dict[str, Any]]:
+    def unfinished(self, tasks: Tasks) -> List[Dict[str, Any]]:
         """What became of the runs that were cut off, one entry for each of their guests that had no end.
 
-        With ``forget`` a record goes once it is told, unless one of its tasks still runs.
+        close() removes their records, but for those with a task that still runs or cannot be asked for.
         """
         entries: List[Dict[str, Any]] = []
+        silent: Set[str] = set()
         for path in self._records():
             left = self._left(path)
             if left is None:
                 continue
-            told, running = _became(left, tasks)
+            told, final = _became(left, tasks, silent)
             entries += told
-            if forget and not running:
-                _unlink(path)
+            if final:
+                self._told.append(path)
         return entries
 
     def _records(self) -> List[str]:
@@ -198,20 +238,20 @@ class State:
         Two clusters may have nodes of the same names: one of the hosts must be the same too.
         """
         try:
-            with open(path, encoding="utf-8") as handle:
+            with open(path, encoding="utf-8", errors="replace") as handle:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 lines = [_parsed(line) for line in handle]
         except OSError:
             return None
         header = lines[0] if lines else {}
-        if header.get("version") != VERSION or not set(header["hosts"]) & set(self._hosts):
+        if header.get("version") != VERSION or not set(header.get("hosts", ())) & set(self._hosts):
             return None
-        left = _Left(path, header, {}, set())
+        left = _Left(header, {}, set())
         for line in lines[1:]:
-            if "upid" in line:
-                left.tasks.setdefault(line["vmid"], []).append(line["upid"])
-            elif "status" in line:
+            if "status" in line:
                 left.ended.add(line["vmid"])
+            elif "vmid" in line:
+                left.last[line["vmid"]] = line.get("upid", "")
         return left
 
 
@@ -232,28 +272,37 @@ def _parsed(line: str) -> Dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _became(left: _Left, tasks: Tasks) -> Tuple[List[Dict[str, Any]], bool]:
-    """Entries of the guests without an end, and whether a task of theirs still runs."""
+def _became(left: _Left, tasks: Tasks, silent: Set[str]) -> Tuple[List[Dict[str, Any]], bool]:
+    """Entries of the guests without an end, and whether that is the last word on all of them.
+
+    ``silent`` gathers nodes that do not answer: one call for each of them is enough.
+    """
     entries = []
-    running = False
-    for guest in left.header["plan"]:
+    final = True
+    for guest in left.header.get("plan", ()):
         if guest["vmid"] in left.ended:
             continue
-        upid = (left.tasks.get(guest["vmid"]) or [""])[-1]
-        result = _result(tasks, upid) if upid else "not started"
-        running = running or result == "running"
+        upid = left.last.get(guest["vmid"])
+        result = NOT_STARTED if upid is None else _result(tasks, upid, silent) if upid else UNANSWERED
+        final = final and not result.startswith((RUNNING, SILENT))
         entries.append({
             "vmid": guest["vmid"], "node": guest["node"], "job": left.header["job"], "began": left.header["began"],
-            "snapshot": guest["create"], "upid": upid, "result": result})
-    return entries, running
+            "snapshot": guest["create"], "upid": upid or "", "result": result})
+    return entries, final
 
 
-def _result(tasks: Tasks, upid: str) -> str:
-    """``running``, the exit status, or why it cannot be told."""
+def _result(tasks: Tasks, upid: str, silent: Set[str]) -> str:
+    """RUNNING, the exit status, or why it cannot be told."""
     try:
-        return tasks.result(upid) or "running"
+        node = Upid.parse(upid).node
+        if node in silent:
+            return SILENT
+        return tasks.result(upid) or RUNNING
     except ValueError:
         return "unknown: the record is damaged"
+    except errors.NodeUnreachable:
+        silent.add(node)
+        return SILENT
     except errors.PveError as error:
         if errors.is_fatal(error):
             raise

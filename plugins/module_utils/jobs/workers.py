@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Deque, Dict, Generator, Hashable, List, Optional, Protocol, Sequence, Tuple
 from typing import Counter as Counts
 
+from ..arguments import Parallel
 from ..pve.tasks import Pause, TaskEnd, TaskTimeout
 from ..pve.watcher import Look, Seen, Watcher
 
@@ -77,22 +78,13 @@ class Job(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How much of one kind may run at once."""
-
-    total: int
-    per_node: int
-    per_storage: int
-
-
-@dataclass(frozen=True)
 class Bounds:
     """The limits of a run."""
 
-    creates: Limits
-    deletes: Limits
+    creates: Parallel
+    deletes: Parallel
 
-    def of(self, kind: str) -> Limits:
+    def of(self, kind: str) -> Parallel:
         """The limits for a kind of work."""
         return self.creates if kind == CREATE else self.deletes
 

@@ -41,8 +41,8 @@ _KINDS: Tuple[Tuple[str, str], ...] = (
     (r"^snapshot name '.*' already used", CLASH),
     (r"snapshot feature is not available", UNSUPPORTED),
     (r"if it's a template", TEMPLATE),
-    (r"^unexpected status$|no such task|received interrupt|^unable to (?:get last line|open file|read tail|extract last line)",
-     UNKNOWN_RESULT),
+    (r"^unexpected status$|^no exit status$|no such task|received interrupt"
+     r"|^unable to (?:get last line|open file|read tail|extract last line)", UNKNOWN_RESULT),
 )
 _COMPILED = tuple((re.compile(pattern), kind) for pattern, kind in _KINDS)
 

@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Generator, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Generator, Optional, Set, Tuple
 
 from ..model import LXC, Guest, Snapshot
 from . import errors
@@ -140,18 +140,19 @@ class Tasks:
                 return Done(error.upid, "it was already gone")
             raise
 
-    def running(self, guest: Guest) -> List[str]:
-        """UPIDs of tasks on the guest that run now, as far as we may see them."""
+    def idle(self, guest: Guest) -> bool:
+        """True when no task runs on the guest, as far as we may see; False where that cannot be read."""
         try:
-            listed = self._session.read(
+            return not self._session.read(
                 "nodes", guest.node, "tasks", source="active", vmid=guest.vmid, limit=500).data
-        except errors.PveError:
-            return []
-        return [str(item["upid"]) for item in listed]
+        except errors.PveError as error:
+            if errors.is_fatal(error):
+                raise
+            return False
 
     def result(self, upid: str) -> str:
         """The exit status of a task, an empty text while it runs. Raises what the session raises."""
-        status = self._session.read("nodes", Upid.parse(upid).node, "tasks", upid, "status").data
+        status = self._session.read_once("nodes", Upid.parse(upid).node, "tasks", upid, "status").data
         return str(status.get("exitstatus") or "no exit status") if status.get("status") == "stopped" else ""
 
     def newest(self, guest: Guest) -> Tuple[str, str]:
@@ -166,15 +167,6 @@ class Tasks:
                 running = "endtime" not in item
                 return str(item["upid"]), "running" if running else str(item.get("status", ""))
         return "", ""
-
-    def log(self, upid: str, limit: int = 20) -> List[str]:
-        """The last lines of a task's log; empty when it cannot be read."""
-        try:
-            answer = self._session.read("nodes", Upid.parse(upid).node, "tasks", upid, "log", limit=500)
-        except (errors.PveError, ValueError):
-            return []
-        lines = answer.data if isinstance(answer.data, list) else [answer.data]  # recording 8.4/380
-        return [str(line.get("t", "")) for line in lines][-limit:]
 
     def _find(self, guest: Guest, name: str) -> Optional[Snapshot]:
         for snapshot in self._cluster.snapshots(guest).snapshots:
@@ -245,37 +237,40 @@ class Tasks:
         while True:
             late = self._clock() >= deadline
             try:
-                for candidate in self._candidates(guest, kind, since):
-                    if candidate in seen:
-                        continue
+                for candidate in self._candidates(guest, kind, since) - seen:
                     seen.add(candidate)
                     upid = candidate
-                    try:
-                        yield from self._await(candidate, timeout, started)
-                    except errors.TaskFailed:
-                        pass  # its effect decides; it may be another's task
+                    yield from self._its_end(candidate, timeout, started)
                 if effect():
                     return Done(upid)
+            except TaskTimeout:
+                raise
             except errors.Interrupted as error:
                 raise TaskTimeout("{0}: {1}".format(UNKNOWN, error.message), upid=upid) from error
-            except errors.NodeUnreachable:
-                if late:
+            except errors.PveError as error:
+                if late or errors.is_fatal(error) or error.kind == errors.MOVED:
                     raise
             else:
                 if late:
                     return None
             yield Pause(LOST_POLL, UNKNOWN)
 
-    def _candidates(self, guest: Guest, kind: str, since: int) -> List[str]:
+    def _its_end(self, upid: str, timeout: float, started: Callable[[str], None]) -> Generator[object, Any, None]:
+        """Await a task that may be another's: only its effect tells whether it did what was asked."""
+        try:
+            yield from self._await(upid, timeout, started)
+        except errors.TaskFailed:
+            pass
+
+    def _candidates(self, guest: Guest, kind: str, since: int) -> Set[str]:
         try:
             listed = self._session.read(
                 "nodes", guest.node, "tasks", source="all", vmid=guest.vmid, typefilter=kind, since=since,
                 limit=500).data
         except (errors.PermissionDenied, errors.BadParameter):
-            return []
+            return set()
         with self._lock:
-            found = [self._upid(item["upid"]) for item in reversed(listed)]
-            return [upid for upid in found if upid not in self._known]
+            return {self._upid(item["upid"]) for item in listed} - self._known
 
     def _await(self, upid: str, timeout: float, started: Callable[[str], None]) -> Steps:
         """Wait for a task's end; law 7 judges its exit status."""

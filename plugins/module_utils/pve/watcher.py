@@ -97,6 +97,9 @@ class Watcher:
         durations = self._durations.get(task.type) or self._all_durations
         # When to look is thought about then, not for every task that begins.
         first = now + min(durations, default=0.0)
+        if timeout:
+            first = min(first, now + timeout)
+        first = min(first, now + POLL_MAX)
         node.due = first if len(node.tasks) == 1 else min(node.due, first)
 
     def due(self) -> Optional[float]:
@@ -129,7 +132,8 @@ class Watcher:
                     seen.results[upid.text] = self._status(upid)
         except errors.PveError as error:
             seen.problem = error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except Exception as error:
+            # Whatever it is, the node is looked at again: a look without an answer would be waited for for ever.
             seen.problem = errors.NodeUnreachable("an answer about its tasks was not understood: {0!r}".format(error))
         return seen
 
@@ -227,8 +231,8 @@ class Watcher:
                     raise
                 seen.list_refused = isinstance(error, errors.PermissionDenied)
                 return
-            for item in answer.data:
-                if item["upid"] in wanted:
+            for item in answer.data or []:
+                if item.get("upid") in wanted:
                     running = "endtime" not in item and item.get("status") in (None, "", "RUNNING")
                     seen.results[item["upid"]] = RUNNING if running else str(item.get("status", ""))
             start += PAGE
@@ -243,7 +247,8 @@ class Watcher:
             return errors.TaskFailed(
                 "; ".join(error.errors.values()) or error.message, error.status, upid=upid.text)
         except errors.PermissionDenied as error:
-            return error
+            return TaskTimeout(
+                "how the task ended may not be seen ({0}); it goes on".format(error.message), error.status, upid=upid.text)
         except errors.PveError as error:
             if isinstance(error, errors.NodeUnreachable) or errors.is_fatal(error):
                 raise
