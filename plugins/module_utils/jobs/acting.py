@@ -534,7 +534,10 @@ class GuestRun:
         """
         lock = self._crew.cluster.config(self._guest).lock
         self._guest = replace(self._guest, lock=lock)
-        return not lock and snapshot in self._crew.cluster.snapshots(self._guest).snapshots
+        return not lock and any(
+            (s.name, s.snaptime, s.description, s.snapstate)
+            == (snapshot.name, snapshot.snaptime, snapshot.description, snapshot.snapstate)
+            for s in self._crew.cluster.snapshots(self._guest).snapshots)
 
     def _repaired(self, snapshot: Snapshot) -> Generator[object, Any, bool]:
         force = self._crew.limits.repair == "force"
