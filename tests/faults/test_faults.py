@@ -156,7 +156,7 @@ def test_the_ticket_expires_in_mid_run() -> None:
 
 def test_a_401_in_mid_run_ends_it() -> None:
     def spoil(cluster: Running) -> None:
-        cluster.when_seen(WRITE, lambda: cluster.pve.apitokens.clear())
+        cluster.when_seen(WRITE, cluster.pve.apitokens.clear)
 
     with Running(site(create_seconds=1)) as cluster:
         before = state_of(cluster)

@@ -58,7 +58,7 @@ class Clock:
 
 
 def upid(number: int, node: str = "n1", kind: str = "qmsnapshot") -> str:
-    return "UPID:{0}:{1:08X}:00000001:6B000000:{2}:{3}:u@pve!t:".format(node, number, kind, number)
+    return "UPID:{0}:{1:08X}:00000001:6B000000:{2}:{1}:u@pve!t:".format(node, number, kind)
 
 
 def watched(node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch, *upids: str, timeout: float = 0.0) -> Watcher:
