@@ -34,6 +34,9 @@ RETRY_MAX = 60.0  # seconds between two tries against what no lock shows, such a
 ROOM_WAIT = 30.0  # seconds until the cluster's view of a storage is fresh: pvestatd looks every 10 (api-facts 5.1)
 THREADS = 64  # at the most, where no hook is called: one for each slot, and some for who has none
 WAITABLE = frozenset((errors.BUSY, errors.BROKEN_LOCK, errors.CONTENTION))
+NOT_SENT = (errors.PermissionDenied, errors.BadParameter, errors.NodeUnreachable, errors.Interrupted)
+STUCK_WAIT = 60.0  # seconds, or lock_timeout, that nothing may change before a lock is called stuck
+HOOK_MAX = 3  # times that a pre hook may undo what was agreed on
 GONE = "gone: the guest was deleted meanwhile"
 CLAIMED = "another run of this control node works on it"
 
@@ -128,7 +131,9 @@ class GuestRun:
         self._waited = 0.0
         self._pause = LOCK_POLL
         self._listed_then: Optional[Tuple[Snapshot, ...]] = None
+        self._waited_then = 0.0
         self._unseen = False
+        self._undone_by_hook = 0
         self._claimed = False
         self._created: Optional[Snapshot] = None
         self.outcome = Outcome(plan, warnings=list(plan.warnings))
@@ -227,10 +232,14 @@ class GuestRun:
         """A write and its end, noted in the record; it stays unseen where only its start is known."""
         self._unseen = True
         self._crew.state.sent(self._guest.vmid)
+        before = len(self.outcome.upids)
         try:
             done = yield from write
         except errors.TaskFailed:
             self._unseen = False
+            raise
+        except NOT_SENT:
+            self._unseen = len(self.outcome.upids) > before
             raise
         self._unseen = False
         return done
@@ -257,6 +266,8 @@ class GuestRun:
                     raise
                 if not self._may_try_again(error):
                     return False
+                if error.kind == errors.BROKEN_LOCK:
+                    self._note_list()
                 yield from self._wait(error.message)
             except Exception:
                 self._call_hook("snap-create-abort", name, error="internal error", began=began)
@@ -349,10 +360,21 @@ class GuestRun:
         while self._guest.lock:
             if self._guest.lock in HIBERNATED:
                 raise Finished("skipped", "locked ({0}): resume the guest first".format(self._guest.lock), red=True)
-            if self._guest.lock in SNAPSHOT_LOCKS and self._listed_then is None:
-                self._listed_then = self._crew.cluster.snapshots(self._guest).snapshots
+            if self._crew.limits.locked != "wait":
+                status = "skipped" if self._crew.limits.locked == "skip" else "failed"
+                raise Finished(status, "locked ({0})".format(self._guest.lock), red=True)
+            if self._guest.lock in SNAPSHOT_LOCKS:
+                self._note_list()
+            else:
+                self._listed_then = None
             yield from self._wait("locked ({0})".format(self._guest.lock))
         self._listed_then = None
+
+    def _note_list(self) -> None:
+        """What the guest's snapshots are when a snapshot lock is met; who works on them changes them."""
+        if self._listed_then is None:
+            self._listed_then = self._crew.cluster.snapshots(self._guest).snapshots
+            self._waited_then = self._waited
 
     def _wait(self, reason: str) -> Steps:
         """Come back soon and look at the lock anew; Finished when lock_timeout has passed."""
@@ -373,14 +395,17 @@ class GuestRun:
         if found is not None and found.lock in SNAPSHOT_LOCKS and self._stuck():
             self._crew.broken += [
                 broken_entry(found, snapshot, self._crew.session.clock.now())
-                for snapshot in self._plan.state.snapshots.snapshots if snapshot.snapstate]
+                for snapshot in self._listed_then or () if snapshot.snapstate]
             raise Finished("failed", needs_unlock(found))
         raise Finished("deferred", "{0} for {1:.0f} s (lock_timeout); run again later".format(
             reason, self._crew.limits.lock_timeout))
 
     def _stuck(self) -> bool:
         """No visible task works on the guest, and its snapshots are as they were when the wait began."""
-        if self._listed_then is None or not self._crew.tasks.idle(self._guest):
+        needed = min(STUCK_WAIT, self._crew.limits.lock_timeout)
+        if self._listed_then is None or self._waited - self._waited_then < needed:
+            return False
+        if not self._crew.tasks.idle(self._guest):
             return False
         return set(self._crew.cluster.snapshots(self._guest).snapshots) == set(self._listed_then)
 
@@ -433,8 +458,8 @@ class GuestRun:
         now = self._crew.session.clock.now()
         if created is not None and not believable(created, now):
             # It counts for nothing (law 13), so nothing goes that would stay without it (law 4).
-            self.outcome.warnings.append(
-                "the time of {0} lies ahead of the server's clock: it is not counted".format(created.name))
+            text = "the time of {0} lies ahead of the server's clock: it is not counted".format(created.name)
+            self.outcome.warnings += [] if text in self.outcome.warnings else [text]
             created = None
         first = self._plan.decisions if created is not None else self._plan.without_create
         again = set(pruned(self._crew.retainer.decide(listed, now, created)))
@@ -454,6 +479,9 @@ class GuestRun:
         try:
             self._go_on()
             if not still():
+                self._undone_by_hook += 1
+                if self._undone_by_hook == HOOK_MAX:
+                    raise Finished("failed", "its snapshots change whenever the hook runs; nothing more was deleted")
                 self._call_hook("snap-remove-abort", snapshot.name, error="its snapshots or its lock changed", began=began)
                 return False
             done = yield from self._awaited(self._crew.tasks.delete(
@@ -465,6 +493,9 @@ class GuestRun:
                 raise
             yield from self._not_deleted(snapshot, error)
             return False
+        except Finished as end:
+            self._call_hook("snap-remove-abort", snapshot.name, error=end.reason, began=began)
+            raise
         except Exception:
             self._call_hook("snap-remove-abort", snapshot.name, error="internal error", began=began)
             raise
@@ -490,7 +521,9 @@ class GuestRun:
         if not isinstance(error, errors.TaskFailed):
             raise error
         waitable = error.kind in WAITABLE and self._crew.limits.locked == "wait"
-        if waitable and error.kind == errors.BROKEN_LOCK or waitable and not self._left_locked(snapshot.name):
+        if waitable and (error.kind == errors.BROKEN_LOCK or not self._left_locked(snapshot.name)):
+            if error.kind == errors.BROKEN_LOCK:
+                self._note_list()
             yield from self._wait("delete {0}: {1}".format(snapshot.name, error.message))
             return
         if self._left_locked(snapshot.name):
@@ -503,12 +536,20 @@ class GuestRun:
             "skipped" if skipped else "failed", "delete {0}: {1}".format(snapshot.name, error.message), red=True)
 
     def _left_locked(self, name: str) -> bool:
-        """True when a snapshot stands half made or half deleted under a lock, and no visible task works on it."""
-        listed = self._crew.cluster.snapshots(self._guest).snapshots
-        half = any(s.name == name and s.snapstate for s in listed)
-        return (
-            half and self._crew.cluster.config(self._guest).lock in SNAPSHOT_LOCKS
-            and self._crew.tasks.idle(self._guest))
+        """True when a snapshot stands half made or half deleted under a lock, and no visible task works on it.
+
+        False where that cannot be read: what failed then counts.
+        """
+        try:
+            listed = self._crew.cluster.snapshots(self._guest).snapshots
+            half = any(s.name == name and s.snapstate for s in listed)
+            return (
+                half and self._crew.cluster.config(self._guest).lock in SNAPSHOT_LOCKS
+                and self._crew.tasks.idle(self._guest))
+        except errors.PveError as error:
+            if errors.is_fatal(error):
+                raise
+            return False
 
     # ---------------------------------------------------------------- repair
 

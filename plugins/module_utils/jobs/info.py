@@ -16,7 +16,7 @@ from ..model import Snapshot
 from ..policy.retention import sort_snapshots
 from ..pve.cluster import Cluster
 from ..pve.session import Session
-from ..pve.tasks import Tasks
+from ..pve.tasks import SUCCESS, Tasks
 from . import outcome
 from .plan import SNAPSHOT_LOCKS, broken_entry
 from .reading import GuestState, Situation, read_situation
@@ -119,7 +119,7 @@ def _broken(state: GuestState, situation: Situation, settings: InfoSettings, tas
         state.snapshots.snapshots, settings.target.recognition, situation.server_time, locked=bool(state.guest.lock))
     left = found.broken or (found.in_progress if state.guest.lock in SNAPSHOT_LOCKS else ())
     upid, result = tasks.newest(state.guest) if left else ("", "")
-    if not found.broken and result in ("", "running"):
+    if not found.broken and (result in ("", "running") or SUCCESS.match(result)):
         return []
     return [
         {**broken_entry(state.guest, snapshot, situation.server_time), "task": upid, "task_result": result}

@@ -169,7 +169,7 @@ def _carry_out(plan: Plan, crew: Crew, job: Job, warnings: list[str]) -> list[ou
         outcomes = act(crew, plan.guests)
         if crew.state.problem:
             warnings.append(crew.state.problem)
-        crew.state.close()
+        crew.state.close(crew.heard())
     ended = crew.hooks.call(Event(
         job.name + "-job-end", duration=time.monotonic() - began, ok=not any(entry.red for entry in outcomes),
         error=next((entry.reason for entry in outcomes if entry.red), "")))

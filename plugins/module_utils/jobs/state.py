@@ -198,9 +198,10 @@ class State:
             except OSError as error:
                 self._give_up(error)
 
-    def close(self) -> None:
-        """The end of the run: what unfinished() told is forgotten, and this run's record kept where it is needed."""
-        for path in self._told:
+    def close(self, heard: bool = True) -> None:
+        """The end of the run: what unfinished() told is forgotten where somebody heard it, and this run's record
+        kept where it is needed."""
+        for path in self._told if heard else ():
             _unlink(path)
         if self._record is not None:
             self._record.close()
@@ -300,7 +301,7 @@ def _result(tasks: Tasks, upid: str, silent: Set[str]) -> str:
         return tasks.result(upid) or RUNNING
     except ValueError:
         return "unknown: the record is damaged"
-    except errors.NodeUnreachable:
+    except (errors.NodeUnreachable, errors.HostUnreachable):
         silent.add(node)
         return SILENT
     except errors.PveError as error:

@@ -44,7 +44,7 @@ try:
 except ImportError:
     PROXMOXER_ERROR = traceback.format_exc()
 
-POOL_SIZE = 64  # never less than threads that call; they are opened as they are needed
+POOL_SIZE = 64  # connections are opened as they are needed; who finds none free waits
 IDLE_MAX = 3.0  # seconds; Proxmox VE closes after 5 (api-facts 6)
 CONNECT_TIMEOUT = 5.0
 ATTEMPTS = 7

@@ -202,8 +202,8 @@ class Tasks:
                 done = yield from self._look_for(guest, kind, effect, timeout, started)
                 if done is not None:
                     return done
-                if sent == LOST_WRITES:
-                    raise
+                if sent == LOST_WRITES or "force" in params:
+                    raise  # a forced delete is not sent again without a new look at the lock (law 6)
                 continue
             try:
                 return (yield from self._await(upid, timeout, started))
@@ -261,6 +261,9 @@ class Tasks:
             yield from self._await(upid, timeout, started)
         except errors.TaskFailed:
             pass
+        except errors.NodeUnreachable as error:
+            # It may still run: nothing may be sent again (law 8).
+            raise TaskTimeout("{0}: {1}".format(UNKNOWN, error.message), upid=upid) from error
 
     def _candidates(self, guest: Guest, kind: str, since: int) -> Set[str]:
         try:
