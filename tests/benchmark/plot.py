@@ -12,6 +12,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import ScalarFormatter
 
 COLOURS = {
     "pve.autosnap": "#1f6fb4", "community.proxmox 50 forks": "#d95f02", "community.proxmox loop": "#a6761d",
@@ -20,12 +21,13 @@ COLOURS = {
 
 def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Left: all tools on four nodes. Right: ours on 1, 4 and 16 nodes beside the lower bound."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.5), constrained_layout=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 7), constrained_layout=True)
     for tool, colour in COLOURS.items():
         for limits, style in (("default", "-"), ("open", ":"), (None, "-")):
             shown = _chosen(rows, tool, 4, limits)
             if shown:
-                label = tool if limits is None else "{0}, {1}".format(
+                unseen = " (does not wait for deletes)" if tool.startswith("community") else ""
+                label = tool + unseen if limits is None else "{0}, {1}".format(
                     tool, "shipped limits" if limits == "default" else "50 per node")
                 left.plot(
                     [r["guests"] for r in shown], [r["wall_s"] for r in shown], style, marker="o", color=colour, label=label)
@@ -36,14 +38,16 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
         name = "{0} node{1}".format(nodes, "" if nodes == 1 else "s")
         right.plot(guests, [r["wall_s"] - r["startup_s"] for r in shown], marker="o", color=colour, label=name)
         right.plot(guests, [r["lower_bound_s"] for r in shown], "--", color=colour, alpha=0.6, label=name + ", lower bound")
-    right.set_title("pve.autosnap with its shipped limits, start-up taken off")
+    right.set_title("pve.autosnap, shipped limits, without start-up")
     for axes in (left, right):
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlabel("guests")
         axes.set_ylabel("seconds")
         axes.grid(True, which="both", alpha=0.25)
-        axes.legend(fontsize=9)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(ScalarFormatter())
+        axes.legend(fontsize=9, ncols=1 if axes is left else 2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     figure.savefig(path, dpi=110)
 
 
