@@ -356,7 +356,7 @@ failure:
   contains:
     code:
       description: One of V(authentication), V(permission), V(parameter), V(certificate), V(host), V(node), V(cluster),
-        V(answer), V(dependency), V(interrupted), V(input), V(error).
+        V(answer), V(lost), V(dependency), V(interrupted), V(input), V(error).
       type: str
       returned: always
     kind:

@@ -19,7 +19,7 @@ from ..pve import errors
 from ..pve.cluster import Cluster, Resources
 from ..pve.session import Session
 
-READERS = 20
+READERS = 32
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
