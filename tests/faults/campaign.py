@@ -20,6 +20,7 @@ FOREIGN = {"name": "before_upgrade", "age": 90_000_000, "description": "made by 
 PINNED = {"name": "autodaily200101000000", "age": 80_000_000, "description": "cv4pve-autosnap\nkeep this one"}
 KEEP = 3
 IDS = (100, 101, 102, 103)
+MEASURED = "import coverage; coverage.process_startup()" if "COVERAGE_PROCESS_START" in os.environ else ""
 STATUSES = {"created", "pruned", "unchanged", "skipped", "deferred", "failed", "timeout", "unreachable"}
 
 
@@ -66,7 +67,7 @@ def start(cluster: Running, name: str = "snap", prelude: str = "", **options: An
         **cluster.connection(), **options}
     process = subprocess.Popen(
         [sys.executable, "-c", "\n".join([
-            prelude, "from ansible_collections.pve.autosnap.plugins.modules.autosnap_{0} import main".format(name), "main()"])],
+            MEASURED, prelude, "from ansible_collections.pve.autosnap.plugins.modules.autosnap_{0} import main".format(name), "main()"])],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "STATE_DIRECTORY": str(cluster.directory / "state")})
     assert process.stdin is not None
