@@ -67,7 +67,8 @@ def start(cluster: Running, name: str = "snap", prelude: str = "", **options: An
         **cluster.connection(), **options}
     process = subprocess.Popen(
         [sys.executable, "-c", "\n".join([
-            MEASURED, prelude, "from ansible_collections.pve.autosnap.plugins.modules.autosnap_{0} import main".format(name), "main()"])],
+            MEASURED, prelude, "from ansible_collections.pve.autosnap.plugins.modules.autosnap_{0} import main".format(name),
+            "main()"])],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "STATE_DIRECTORY": str(cluster.directory / "state")})
     assert process.stdin is not None
