@@ -546,6 +546,7 @@ def _retention(params: Mapping[str, Any]) -> Optional[Retention]:
 
 
 def _limits(params: Mapping[str, Any]) -> RunLimits:
+    creates, deletes = parallel(params)
     return RunLimits(
         locked=params["locked"],
         lock_timeout=float(duration("lock_timeout", params["lock_timeout"])),
@@ -554,8 +555,8 @@ def _limits(params: Mapping[str, Any]) -> RunLimits:
         veto=params["on_hook_failure"] == "skip_guest",
         timeout=float(duration("timeout", params["timeout"])),
         run_timeout=float(duration("run_timeout", params["run_timeout"])),
-        creates=_creates(params),
-        deletes=_deletes(params, _creates(params)),
+        creates=creates,
+        deletes=deletes,
         slow_storages_serial=params["max_parallel_per_storage"] is None,
         state_dir=params["state_dir"] or default_state_dir(os.environ),
         repair=params.get("repair") or "report",
@@ -564,19 +565,20 @@ def _limits(params: Mapping[str, Any]) -> RunLimits:
     )
 
 
-def _creates(params: Mapping[str, Any]) -> Parallel:
-    names = ("max_parallel", "max_parallel_per_node", "max_parallel_per_storage")
-    total, per_node, per_storage = (_at_least_one(name, params[name]) if params[name] is not None else 0 for name in names)
-    return Parallel(total, per_node, per_storage or total)
+def parallel(params: Mapping[str, Any]) -> Tuple[Parallel, Parallel]:
+    """The limits of creates and of deletes; those of deletes are three quarters where they are not set."""
+    def limits(prefix: str, unset: Parallel) -> Parallel:
+        total = _limit(params, prefix, unset.total)
+        per_node = _limit(params, prefix + "_per_node", unset.per_node)
+        return Parallel(total, per_node, _limit(params, prefix + "_per_storage", unset.per_storage or total))
+
+    creates = limits("max_parallel", Parallel(0, 0, 0))
+    return creates, limits("max_parallel_deletes", Parallel(*(
+        max(1, limit * 3 // 4) for limit in (creates.total, creates.per_node, creates.per_storage))))
 
 
-def _deletes(params: Mapping[str, Any], creates: Parallel) -> Parallel:
-    """Three quarters of the creates' limits, where they have none of their own."""
-    names = ("max_parallel_deletes", "max_parallel_deletes_per_node", "max_parallel_deletes_per_storage")
-    of = (creates.total, creates.per_node, creates.per_storage)
-    return Parallel(*(
-        max(1, limit * 3 // 4) if params[name] is None else _at_least_one(name, params[name])
-        for name, limit in zip(names, of)))
+def _limit(params: Mapping[str, Any], option: str, unset: int) -> int:
+    return unset if params[option] is None else _at_least_one(option, params[option])
 
 
 def default_state_dir(environ: Mapping[str, str]) -> str:

@@ -17,8 +17,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.pve.autosnap.plugins.module_utils import arguments
+
 from . import plot
-from .bound import Limit, Work, lower_bound
+from .bound import Work, lower_bound
 from .measure import Cluster, run
 
 HERE = pathlib.Path(__file__).parent
@@ -87,11 +89,10 @@ def limits(case: Case) -> dict[str, int]:
 def bound(case: Case, guests: list[dict[str, Any]]) -> float:
     """The lower bound under the limits of the case; for those without limits, every guest at once."""
     work = [Work(guest["node"], guest["create_seconds"], guest["delete_seconds"]) for guest in guests]
-    if case.limits == "default":
-        return lower_bound(work, Limit(16, 12), Limit(8, 6))
-    if case.limits == "open":
-        return lower_bound(work, Limit(OPEN * case.nodes, OPEN * case.nodes), Limit(OPEN, OPEN))
-    return max(one.create + one.delete for one in work)
+    if not case.limits:
+        return max(one.create + one.delete for one in work)
+    shipped = {name: option.get("default") for name, option in arguments.LIMITS.options.items()}
+    return lower_bound(work, *arguments.parallel({**shipped, **limits(case)}))
 
 
 class Bench:
@@ -213,15 +214,15 @@ def main() -> None:
     parser.add_argument("--directory", type=pathlib.Path, required=True)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--only", default="", help="a text that a case must contain; nothing is written then")
-    arguments = parser.parse_args()
-    bench = Bench(arguments.directory)
+    given = parser.parse_args()
+    bench = Bench(given.directory)
     rows = []
     print(HEAD)
-    for case in CASES + (FULL if arguments.full else []):
-        if arguments.only in str(case):
+    for case in CASES + (FULL if given.full else []):
+        if given.only in str(case):
             rows.append(bench.measure(case))
             print(line(rows[-1]), flush=True)
-    if not arguments.only:
+    if not given.only:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "results.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
         plot.draw(rows, RESULTS / "plot.png")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ansible_collections.pve.autosnap.plugins.module_utils.arguments import Parallel
+
 
 @dataclass(frozen=True)
 class Work:
@@ -17,27 +19,20 @@ class Work:
     delete: float
 
 
-@dataclass(frozen=True)
-class Limit:
-    """How many creates and deletes may run at once."""
-
-    creates: int
-    deletes: int
-
-
-def lower_bound(work: list[Work], run: Limit, node: Limit) -> float:
+def lower_bound(work: list[Work], creates: Parallel, deletes: Parallel) -> float:
     """Seconds that every schedule takes at least.
 
     No guest is faster than its own two tasks. Within the run and within each node, all creates need their
     share of the limit before the last delete can follow, and all deletes need theirs after the first
-    creates. A storage of a node has limits that are wider than the node's.
+    creates. Each guest is on a storage of its node alone, whose limits are no tighter than the node's.
     """
-    nodes = sorted({one.node for one in work})
     bounds = [one.create + one.delete for one in work]
-    for group, limit in [(work, run), *(([one for one in work if one.node == name], node) for name in nodes)]:
-        creates = sorted(one.create for one in group)
-        deletes = [one.delete for one in group]
-        bounds.append(sum(creates) / limit.creates + min(deletes))
-        first = creates[:limit.deletes]
-        bounds.append((sum(first) + sum(deletes)) / limit.deletes if len(first) == limit.deletes else 0.0)
+    groups = [(work, creates.total, deletes.total)]
+    groups += [([one for one in work if one.node == name], creates.per_node, deletes.per_node)
+               for name in sorted({one.node for one in work})]
+    for group, at_once, deletes_at_once in groups:
+        shortest = sorted(one.create for one in group)[:deletes_at_once]
+        bounds.append(sum(one.create for one in group) / at_once + min(one.delete for one in group))
+        if len(shortest) == deletes_at_once:
+            bounds.append((sum(shortest) + sum(one.delete for one in group)) / deletes_at_once)
     return max(bounds)

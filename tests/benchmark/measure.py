@@ -25,7 +25,6 @@ class Measured:
     cpu: float
     peak_mb: float
     module_rss_mb: float
-    calls: int
     status: int
 
 
@@ -84,7 +83,7 @@ def run(command: list[str], environment: dict[str, str], log: pathlib.Path) -> M
             module = max([module, *(_kilobytes(number, "status", "VmHWM:") / 1024 for number in tree if _is_module(number))])
             time.sleep(SAMPLE)
     return Measured(
-        time.monotonic() - began, usage.ru_utime + usage.ru_stime, peak, module, 0, os.waitstatus_to_exitcode(status))
+        time.monotonic() - began, usage.ru_utime + usage.ru_stime, peak, module, os.waitstatus_to_exitcode(status))
 
 
 def _tree(root: int) -> list[int]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -122,11 +121,3 @@ def check(cluster: Running, before: dict[int, dict[str, str]], answer: Answer, k
             if entry["status"] == "created":
                 assert entry["snapshot"] in after[entry["vmid"]]
             assert not set(entry["pruned"]) & set(after.get(entry["vmid"], ()))
-
-
-def hook(directory: pathlib.Path, body: str) -> str:
-    """An executable."""
-    path = directory / "hook"
-    path.write_text("#!/bin/bash\n" + body, encoding="utf-8")
-    path.chmod(0o755)
-    return str(path)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 import pytest
@@ -26,7 +25,6 @@ def test_answers_are_lost_and_late(seed: int) -> None:
     nodes: dict[str, Any] = {name: {} for name in many["nodes"]}
     with Running(world(many=many, nodes=nodes, create_seconds=0.5, delete_seconds=0.5)) as cluster:
         before = state_of(cluster)
-        began = time.time()
         cluster.pve.misbehave(seed, 0.05, 0.05, 2.5)
         answer = module(
             cluster, max_parallel=120, max_parallel_per_node=30, max_parallel_per_storage=120, max_parallel_deletes=100,
@@ -45,4 +43,3 @@ def test_answers_are_lost_and_late(seed: int) -> None:
                 assert len(managed(after[vmid])) == KEEP
             else:
                 assert "lost" in answer.of(vmid)["reason"] or "does not answer" in answer.of(vmid)["reason"]
-        assert time.time() - began < 280

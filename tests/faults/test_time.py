@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import datetime
-import time
 import zoneinfo
 
 import pytest
@@ -25,9 +24,7 @@ def test_the_control_node_s_clock_steps_in_mid_run(step: float) -> None:
         cluster.when_written(flag.touch)
         prelude = "import os, time\nreal = time.time\ntime.time = lambda: real() + ({0} if os.path.exists({1!r}) else 0)".format(
             step, str(flag))
-        began = time.monotonic()
         answer = module(cluster, prelude=prelude, timeout="20s")
-        assert time.monotonic() - began < 20
         check(cluster, before, answer)
         assert answer.statuses == dict.fromkeys(IDS, "created")
         assert all(len(managed(snapshots)) == KEEP for snapshots in state_of(cluster).values())

@@ -18,19 +18,11 @@ import ansible_collections.pve.autosnap.plugins.module_utils.jobs.hooks as hooks
 import pytest
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.hooks import clean_environment
 from simulator.running import Running
-from worlds import SECRET, daily, entry, guest, names, run_clean, run_snap, world
+from worlds import SECRET, daily, entry, guest, hook, names, run_clean, run_snap, world
 
 EXAMPLES = pathlib.Path(hooks_module.__file__).parents[3] / "playbooks" / "files" / "hooks"
 OLD_NAMES = (
     "PHASE", "VMID", "VMNAME", "VMTYPE", "LABEL", "KEEP", "SNAP_NAME", "VMSTATE", "DURATION", "STATE", "DEBUG", "DRY_RUN")
-
-
-def hook(directory: pathlib.Path, body: str) -> str:
-    """An executable with this shell code."""
-    path = directory / "hook"
-    path.write_text("#!/bin/bash\n" + body)
-    path.chmod(0o755)
-    return str(path)
 
 
 def gone(pid: int) -> bool:

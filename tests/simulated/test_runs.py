@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 import pathlib
 import re
-import time
 from typing import Any
 
 import pytest
+from ansible_collections.pve.autosnap.plugins.module_utils import arguments
 from ansible_collections.pve.autosnap.plugins.module_utils.arguments import InputError
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs import reading
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs.run import connect
+from ansible_collections.pve.autosnap.plugins.module_utils.model import Guest
 from ansible_collections.pve.autosnap.plugins.module_utils.pve import session as session_module
 from ansible_collections.pve.autosnap.plugins.module_utils.pve import tasks, watcher
+from ansible_collections.pve.autosnap.plugins.module_utils.pve.cluster import Cluster
 from ansible_collections.pve.autosnap.plugins.module_utils.pve.errors import (
     AuthenticationFailed,
     HostUnreachable,
@@ -24,7 +27,7 @@ from ansible_collections.pve.autosnap.plugins.module_utils.pve.errors import (
     UntrustedCertificate,
 )
 from simulator.running import Running
-from worlds import ALL, SECRET, TOKEN, daily, entry, guest, names, run_clean, run_info, run_snap, world, writes
+from worlds import ALL, SECRET, TOKEN, daily, entry, guest, names, params, run_clean, run_info, run_snap, world, writes
 
 
 def test_takes_over_snapshots_of_the_original() -> None:
@@ -165,10 +168,7 @@ def test_a_guest_that_stays_locked(options: dict[str, Any], status: str) -> None
 
 def test_a_hibernated_guest_is_not_waited_for() -> None:
     with Running(world(guest(100, lock="suspended"))) as cluster:
-        began = time.monotonic()
-        report = run_snap(cluster)
-        assert entry(report, 100)["status"] == "skipped"
-        assert time.monotonic() - began < 10
+        assert entry(run_snap(cluster), 100)["status"] == "skipped"
 
 
 @pytest.mark.parametrize("kind", ["qemu", "lxc"])
@@ -194,7 +194,7 @@ def test_replication_on_a_delete_is_waited_for() -> None:
         assert len(names(cluster, 100)) == 1
 
 
-def test_a_guest_that_moved_is_followed() -> None:
+def test_a_guest_that_moved_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     with Running(world(guest(100, snapshots=daily(3)), guest(101))) as cluster:
         original = session_module.Session.write
 
@@ -203,11 +203,8 @@ def test_a_guest_that_moved_is_followed() -> None:
                 cluster.pve.guest(100).node = "pve2"
             return original(self, method, *path, **values)
 
-        session_module.Session.write = moving  # type: ignore[method-assign]
-        try:
-            report = run_snap(cluster, "100", keep=1)
-        finally:
-            session_module.Session.write = original  # type: ignore[method-assign]
+        monkeypatch.setattr(session_module.Session, "write", moving)
+        report = run_snap(cluster, "100", keep=1)
         assert entry(report, 100)["status"] == "created"
         assert len(names(cluster, 100)) == 1
 
@@ -433,7 +430,7 @@ def test_the_answer_of_a_post_is_lost_and_then_the_node_is_silent(monkeypatch: p
         assert len(writes(cluster)) == 1
 
 
-def test_a_guest_that_moved_while_the_run_began_is_followed() -> None:
+def test_a_guest_that_moved_while_the_run_began_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     with Running(world(guest(100), guest(101))) as cluster:
         original = session_module.Session.read
 
@@ -442,15 +439,12 @@ def test_a_guest_that_moved_while_the_run_began_is_followed() -> None:
                 cluster.pve.guest(100).node = "pve2"
             return original(self, *path, **values)
 
-        session_module.Session.read = moving  # type: ignore[method-assign]
-        try:
-            report = run_snap(cluster)
-        finally:
-            session_module.Session.read = original  # type: ignore[method-assign]
+        monkeypatch.setattr(session_module.Session, "read", moving)
+        report = run_snap(cluster)
         assert report.result["summary"]["created"] == 2
 
 
-def test_a_guest_that_is_deleted_before_its_prune_is_gone() -> None:
+def test_a_guest_that_is_deleted_before_its_prune_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     with Running(world(guest(100, snapshots=daily(3)), guest(101, snapshots=daily(3)))) as cluster:
         original = session_module.Session.write
 
@@ -460,11 +454,8 @@ def test_a_guest_that_is_deleted_before_its_prune_is_gone() -> None:
                 cluster.pve._by_id = {}
             return original(self, method, *path, **values)
 
-        session_module.Session.write = vanishing  # type: ignore[method-assign]
-        try:
-            report = run_clean(cluster, keep=1)
-        finally:
-            session_module.Session.write = original  # type: ignore[method-assign]
+        monkeypatch.setattr(session_module.Session, "write", vanishing)
+        report = run_clean(cluster, keep=1)
         assert entry(report, 100)["status"] == "skipped"
         assert "gone" in entry(report, 100)["reason"]
         assert entry(report, 101)["status"] == "pruned"
@@ -503,7 +494,7 @@ def test_broken_snapshots_of_others_are_reported_too() -> None:
         assert "by_hand" in names(cluster, 100)
 
 
-def test_odd_values_in_the_resources_cost_nobody_a_snapshot() -> None:
+def test_odd_values_in_the_resources_cost_nobody_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
     with Running(world(guest(100), guest(101))) as cluster:
         original = session_module.Session.read
 
@@ -517,11 +508,8 @@ def test_odd_values_in_the_resources_cost_nobody_a_snapshot() -> None:
                         item.update(template="", lock=None)
             return answer
 
-        session_module.Session.read = odd  # type: ignore[method-assign]
-        try:
-            assert run_snap(cluster).result["summary"]["created"] == 2
-        finally:
-            session_module.Session.read = original  # type: ignore[method-assign]
+        monkeypatch.setattr(session_module.Session, "read", odd)
+        assert run_snap(cluster).result["summary"]["created"] == 2
 
 
 def test_a_connection_cut_while_reading_is_retried() -> None:
@@ -670,12 +658,9 @@ def test_bad_input_names_the_option_before_anything_is_touched(option: str, valu
 
 @pytest.mark.parametrize("name", ["current\n", "a", "x" * 41, "1a", "ä1"])
 def test_a_bad_name_never_reaches_the_server(name: str) -> None:
-    from ansible_collections.pve.autosnap.plugins.module_utils.pve.tasks import Tasks
-
     with Running(world(guest(100))) as cluster:
-        from ansible_collections.pve.autosnap.plugins.module_utils.model import Guest
-
-        unconnected = Tasks(None, None)  # type: ignore[arg-type]
+        session = connect(arguments.connection(params(arguments.SNAP, cluster, guests="100"), {}))
+        made = tasks.Tasks(session, Cluster(session))
         with pytest.raises(PveError, match=re.escape(repr(name))):
-            next(unconnected.create(Guest(100, "qemu", "pve1", "running"), name, "x", False, 1.0, lambda upid: None))
+            next(made.create(Guest(100, "qemu", "pve1", "running"), name, "x", False, 1.0, lambda upid: None))
         assert not cluster.pve.log

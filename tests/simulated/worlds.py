@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import pathlib
 import time
 from typing import Any
 
@@ -102,3 +103,11 @@ def writes(cluster: Running) -> list[tuple[str, str]]:
     """Method and path of every write that reached the simulator."""
     return [(method, path) for method, path, _query, _status, _user in cluster.pve.log
             if method != "GET" and not path.endswith("/access/ticket")]
+
+
+def hook(directory: pathlib.Path, body: str) -> str:
+    """An executable in bash."""
+    path = directory / "hook"
+    path.write_text("#!/bin/bash\n" + body, encoding="utf-8")
+    path.chmod(0o755)
+    return str(path)

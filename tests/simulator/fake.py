@@ -111,7 +111,7 @@ class SimulatedPve(FakePve):
         await site.start()
         self._sites[index] = site
         if not self.port:
-            self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+            self.port = self.runner.addresses[0][1]
 
     async def kill_host(self, index: int) -> None:
         """An API host stops listening and its connections break, those too that were being made."""
@@ -251,27 +251,23 @@ class SimulatedPve(FakePve):
         self.faults.append(Fault(method, path, times, before, status, reason, None, after, delay))
 
     def misbehave(self, seed: int, dropped: float, delayed: float, delay: float) -> None:
-        """From now on drop a share of all answers, half of them after the request was carried out, and delay a share."""
+        """From now on drop a share of all answers, half of them after the request was carried out, and send a share
+        ``delay`` seconds after it was."""
         self._chaos = (random.Random(seed), dropped, delayed, delay)
 
-    async def _chance(self) -> str:
-        """What becomes of this request: ``before``, ``after`` or nothing, after its delay if it has one."""
+    def _chance(self, request: web.Request) -> Fault | None:
+        """The fault that strikes this request by chance, as misbehave() said."""
         if self._chaos is None:
-            return ""
+            return None
         draw, dropped, delayed, delay = self._chaos
         number = draw.random()
-        if number < dropped:
-            return "before" if number < dropped / 2 else "after"
-        if number < dropped + delayed:
-            await asyncio.sleep(delay)
-        return ""
+        if number >= dropped + delayed:
+            return None
+        return Fault(request.method, "", 1, number < dropped / 2, None, "", None, 0, 0.0 if number < dropped else delay)
 
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
-        fault = next((fault for fault in self.faults if fault.takes(request)), None)
-        chance = await self._chance()
-        if chance == "before":
-            return self._cut(request)
+        fault = next((fault for fault in self.faults if fault.takes(request)), None) or self._chance(request)
         if fault is not None and (fault.before or fault.status is not None):
             self._note(request, fault.status or 0)
             if fault.status is None:
@@ -298,7 +294,7 @@ class SimulatedPve(FakePve):
         self._note(request, response.status)
         if fault is not None and fault.delay:
             await asyncio.sleep(fault.delay)
-        elif fault is not None or chance == "after":
+        elif fault is not None:
             return self._cut(request)
         return response
 
@@ -337,7 +333,8 @@ class SimulatedPve(FakePve):
         elif path_node and path_node not in self.nodes:
             return web.json_response(
                 {"data": None, "message": _lookup(path_node) + "\n"}, status=500, reason=_lookup(path_node))
-        return await super()._answer(request, handler, generic, path_node)  # type: ignore[no-any-return]
+        answer: web.StreamResponse = await super()._answer(request, handler, generic, path_node)
+        return answer
 
     # --------------------------------------------------------------- resources
 

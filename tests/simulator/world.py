@@ -1,7 +1,8 @@
 # Copyright (c) 2026, pve.autosnap contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A cluster written as one YAML file, made into a SimulatedPve. ``demo.yml`` shows every key."""
+"""A cluster written as one YAML file, made into a SimulatedPve. ``demo.yml`` shows the
+keys; ``many``, ``latency``, ``api_workers`` and ``api_seconds`` are for large worlds and benchmarks."""
 
 from __future__ import annotations
 

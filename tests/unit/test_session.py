@@ -231,32 +231,16 @@ def test_a_missing_library_is_named(variable: str, library: str, monkeypatch: py
 
 def test_a_connection_that_idled_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """api-facts 6: the server closes after 5 s; the race is lost by whoever sends then."""
+    pool = session_module._adapter().poolmanager.connection_from_host("127.0.0.1", 1, "https")
     closed: list[int] = []
-
-    class Connection:
-        def close(self) -> None:
-            closed.append(1)
-
-    class Pool:
-        def __init__(self) -> None:
-            self.held: list[Any] = [Connection()]
-
-        def _get_conn(self, timeout: float | None = None) -> Any:
-            return self.held.pop()
-
-        def _put_conn(self, connection: Any) -> None:
-            self.held.append(connection)
-
-    fresh = type("Fresh", (session_module._FreshConnections, Pool), {})()
-    connection = fresh._get_conn()
-    fresh._put_conn(connection)
-    assert fresh._get_conn() is connection and not closed
-    fresh._put_conn(connection)
-    fresh._put_conn(None)
-    fresh.held.remove(None)
+    monkeypatch.setattr("urllib3.connectionpool.is_connection_dropped", lambda connection: False)
+    connection = pool._get_conn()
+    monkeypatch.setattr(connection, "close", lambda: closed.append(1))
+    pool._put_conn(connection)
+    assert pool._get_conn() is connection and not closed
+    pool._put_conn(connection)
     monkeypatch.setattr(session_module, "IDLE_MAX", -1.0)
-    fresh._get_conn()
-    assert closed == [1]
+    assert pool._get_conn() is connection and closed == [1]
 
 
 def test_a_failure_has_a_structure() -> None:

@@ -137,7 +137,7 @@ def test_a_disk_that_is_full_at_the_beginning_is_a_problem_and_nothing_more(
     assert "state_dir" in made.problem
     assert made.take(100)
     made.task(100, upid(100))
-    made.ended(Outcome(planned(100).guests[0]), unseen=False)
+    made.ended(Outcome(planned(100).guests[0]), unfinished=False)
     made.close()
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
@@ -153,7 +153,7 @@ def test_a_file_system_without_locks_is_a_problem_and_nothing_more(
     monkeypatch.setattr(fcntl, "lockf", unlockable)
     assert made.take(100)
     assert "No locks available" in made.problem
-    made.ended(Outcome(planned(100).guests[0]), unseen=False)
+    made.ended(Outcome(planned(100).guests[0]), unfinished=False)
     made.close()
 
 
@@ -163,5 +163,5 @@ def test_the_directory_goes_away(tmp_path: pathlib.Path) -> None:
     for path in (tmp_path / "state").iterdir():
         path.unlink()
     (tmp_path / "state").rmdir()
-    made.ended(Outcome(planned(100).guests[0]), unseen=False)
+    made.ended(Outcome(planned(100).guests[0]), unfinished=False)
     made.close()

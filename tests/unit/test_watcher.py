@@ -62,7 +62,7 @@ def upid(number: int, node: str = "n1", kind: str = "qmsnapshot") -> str:
 
 
 def watched(node: Node, clock: Clock, monkeypatch: pytest.MonkeyPatch, *upids: str, timeout: float = 0.0) -> Watcher:
-    made = Watcher(scripted(node, monkeypatch), clock)
+    made = Watcher(scripted(node, monkeypatch), lambda node: True, clock)
     for text in upids:
         node.tasks.setdefault(text, "")
         made.add(text, timeout, text)
@@ -261,7 +261,7 @@ LISTS = [
 def test_recorded_lists(record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """8.4/395, 409; 9.2/392, 406, 407 and all others: each task of a list is read as running or with its exit status."""
     items = record["response"]["json"]["data"]
-    made = Watcher(scripted(lambda request: recorded_response(record), monkeypatch))
+    made = Watcher(scripted(lambda request: recorded_response(record), monkeypatch), lambda node: True)
     seen = made.look(Look(path_of(record)[1], tuple(Upid.parse(item["upid"]) for item in items), True))
     assert seen.problem is None
     for item in items:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,6 @@ from ..pve import errors
 from ..pve.cluster import Cluster, Resources
 from ..pve.session import Session
 from ..pve.tasks import Done, Tasks, TaskTimeout
-from ..pve.watcher import Watcher
 from .hooks import Event, Hooks
 from .outcome import Outcome
 from .plan import HIBERNATED, SNAPSHOT_LOCKS, GuestPlan, Retainer, broken_entry, pruned
@@ -36,7 +34,8 @@ THREADS = 64  # at the most, where no hook is called: one for each slot, and som
 WAITABLE = frozenset((errors.BUSY, errors.BROKEN_LOCK, errors.CONTENTION))
 NOT_SENT = (errors.PermissionDenied, errors.BadParameter, errors.NodeUnreachable, errors.Interrupted)
 STUCK_WAIT = 60.0  # seconds, or lock_timeout, that nothing may change before a lock is called stuck
-HOOK_MAX = 3  # times that a pre hook may undo what was agreed on
+CHANGES_MAX = 3  # times that a guest may be another one just before a delete, as where a hook changes it
+CHANGING = "its snapshots or its lock change again and again just before a delete; nothing more was deleted"
 GONE = "gone: the guest was deleted meanwhile"
 CLAIMED = "another run of this control node works on it"
 
@@ -80,7 +79,8 @@ class LiveResources:
 
 @dataclass
 class Crew:
-    """What all guests of a run share. ``stopped`` tells why the run must end now; ``began`` is monotonic."""
+    """What all guests of a run share. ``stopped`` tells why the run must end now, ``heard`` whether somebody waits
+    for its result."""
 
     session: Session
     cluster: Cluster
@@ -132,18 +132,12 @@ class GuestRun:
         self._pause = LOCK_POLL
         self._listed_then: Optional[Tuple[Snapshot, ...]] = None
         self._waited_then = 0.0
-        self._unseen = False
-        self._undone_by_hook = 0
+        self._changed_meanwhile = 0
         self._claimed = False
         self._created: Optional[Snapshot] = None
         self.outcome = Outcome(plan, warnings=list(plan.warnings))
         if plan.status:
             self.outcome.finish(plan.status, plan.reason, plan.red)
-
-    @property
-    def has_work(self) -> bool:
-        """False where there is nothing but to say why."""
-        return self._plan.has_work or not self.outcome.status
 
     def steps(self) -> Steps:
         """All that is to be done; the failures that mean the same everywhere are dealt with here."""
@@ -172,9 +166,8 @@ class GuestRun:
 
     def _ended(self) -> None:
         self.outcome.touch()
-        if self.outcome.status == "timeout" and not self._crew.heard():
-            self._unseen = True
-        self._crew.state.ended(self.outcome, self._unseen)
+        untold = self.outcome.status == "timeout" and not self._crew.heard()
+        self._crew.state.ended(self.outcome, unfinished=self.outcome.unseen or untold)
 
     def _steps(self) -> Steps:
         plan = self._plan
@@ -214,8 +207,7 @@ class GuestRun:
             self._claimed = self._claimed or self._crew.state.take(self._guest.vmid)
             if self._claimed:
                 return
-            if self._crew.limits.locked != "wait":
-                raise Finished("skipped" if self._crew.limits.locked == "skip" else "failed", CLAIMED, red=True)
+            self._may_wait(CLAIMED)
             yield from self._wait(CLAIMED)
 
     def _go_on(self) -> None:
@@ -230,18 +222,18 @@ class GuestRun:
 
     def _awaited(self, write: Generator[object, Any, Done]) -> Generator[object, Any, Done]:
         """A write and its end, noted in the record; it stays unseen where only its start is known."""
-        self._unseen = True
+        self.outcome.unseen = True
         self._crew.state.sent(self._guest.vmid)
         before = len(self.outcome.upids)
         try:
             done = yield from write
         except errors.TaskFailed:
-            self._unseen = False
+            self.outcome.unseen = False
             raise
         except NOT_SENT:
-            self._unseen = len(self.outcome.upids) > before
+            self.outcome.unseen = len(self.outcome.upids) > before
             raise
-        self._unseen = False
+        self.outcome.unseen = False
         return done
 
     # ---------------------------------------------------------------- create
@@ -266,9 +258,7 @@ class GuestRun:
                     raise
                 if not self._may_try_again(error):
                     return False
-                if error.kind == errors.BROKEN_LOCK:
-                    self._note_list()
-                yield from self._wait(error.message)
+                yield from self._wait_out(error, error.message)
             except Exception:
                 self._call_hook("snap-create-abort", name, error="internal error", began=began)
                 raise
@@ -360,15 +350,25 @@ class GuestRun:
         while self._guest.lock:
             if self._guest.lock in HIBERNATED:
                 raise Finished("skipped", "locked ({0}): resume the guest first".format(self._guest.lock), red=True)
-            if self._crew.limits.locked != "wait":
-                status = "skipped" if self._crew.limits.locked == "skip" else "failed"
-                raise Finished(status, "locked ({0})".format(self._guest.lock), red=True)
+            reason = "locked ({0})".format(self._guest.lock)
+            self._may_wait(reason)
             if self._guest.lock in SNAPSHOT_LOCKS:
                 self._note_list()
             else:
                 self._listed_then = None
-            yield from self._wait("locked ({0})".format(self._guest.lock))
+            yield from self._wait(reason)
         self._listed_then = None
+
+    def _may_wait(self, reason: str) -> None:
+        """Finished where ``locked`` says not to wait."""
+        if self._crew.limits.locked != "wait":
+            raise Finished("skipped" if self._crew.limits.locked == "skip" else "failed", reason, red=True)
+
+    def _wait_out(self, error: errors.PveError, reason: str) -> Steps:
+        """Wait after a task that met a lock which may have no end."""
+        if error.kind == errors.BROKEN_LOCK:
+            self._note_list()
+        yield from self._wait(reason)
 
     def _note_list(self) -> None:
         """What the guest's snapshots are when a snapshot lock is met; who works on them changes them."""
@@ -430,21 +430,35 @@ class GuestRun:
             self._plan.state.config, storages, self._plan.vmstate, self._crew.guard, storage_guard.Ledger(others)).refusal
 
     def _prune(self) -> Steps:
-        """Delete what retention does not keep. After every wait it is agreed on anew: what was to go may be
-        pinned by then (law 5)."""
+        """Delete what retention does not keep, as far as it is agreed on just before (law 5)."""
+        yield from self._delete_each(self._agreed, self._still_agreed)
+
+    def _repair(self) -> Steps:
+        """Delete broken entries, forced only on a guest whose lock was just read as unset (law 6)."""
+        yield from self._delete_each(self._broken, self._still_broken, self._crew.limits.repair == "force")
+
+    def _delete_each(
+        self, choose: Callable[[], Tuple[Snapshot, ...]], still: Callable[[Snapshot], bool], force: bool = False
+    ) -> Steps:
+        """Delete what ``choose`` reads, one after the other in one slot.
+
+        After every wait, and when the guest moved, it is read anew: what was to go may be pinned by then.
+        ``still`` looks once more right before each delete, where that is needed.
+        """
         while True:
             yield from self._begin(DELETE)
             try:
-                agreed = self._agreed()
+                chosen = choose()
             except errors.PveError as error:
                 self._follow(error)
                 continue
-            for snapshot in agreed:
+            for snapshot in chosen:
                 self._go_on()
-                if not (yield from self._delete(snapshot, functools.partial(self._still_agreed, snapshot))):
+                if not (yield from self._delete(snapshot, still, force)):
                     break
             else:
-                return
+                if not self._guest.lock:
+                    return
 
     def _agreed(self) -> Tuple[Snapshot, ...]:
         """Law 5: what the plan and a plan made of a fresh list both prune."""
@@ -463,11 +477,11 @@ class GuestRun:
             created = None
         first = self._plan.decisions if created is not None else self._plan.without_create
         again = set(pruned(self._crew.retainer.decide(listed, now, created)))
-        identity = {(s.name, s.snaptime, s.description) for s in again}
-        return tuple(s for s in pruned(first) if (s.name, s.snaptime, s.description) in identity)
+        identity = {_identity(s) for s in again}
+        return tuple(s for s in pruned(first) if _identity(s) in identity)
 
     def _delete(
-        self, snapshot: Snapshot, still: Callable[[], bool], force: bool = False
+        self, snapshot: Snapshot, still: Callable[[Snapshot], bool], force: bool
     ) -> Generator[object, Any, bool]:
         """Delete a snapshot; False when all must be looked at anew: the guest moved, a lock was waited for, or what
         ``still`` looks at after the pre hook, which may have taken minutes, is not as it was."""
@@ -478,10 +492,10 @@ class GuestRun:
             raise Finished("skipped", veto, red=True)
         try:
             self._go_on()
-            if not still():
-                self._undone_by_hook += 1
-                if self._undone_by_hook == HOOK_MAX:
-                    raise Finished("failed", "its snapshots change whenever the hook runs; nothing more was deleted")
+            if not still(snapshot):
+                self._changed_meanwhile += 1
+                if self._changed_meanwhile == CHANGES_MAX:
+                    raise Finished("failed", CHANGING)
                 self._call_hook("snap-remove-abort", snapshot.name, error="its snapshots or its lock changed", began=began)
                 return False
             done = yield from self._awaited(self._crew.tasks.delete(
@@ -501,6 +515,9 @@ class GuestRun:
             raise
         self._call_hook("snap-remove-post", snapshot.name, upid=done.upid, began=began)
         (self.outcome.repaired if snapshot.snapstate else self.outcome.pruned).append(snapshot.name)
+        if force:
+            self.outcome.warnings.append(
+                "{0} was removed by force: snapshots of its disks may be left on the storages".format(snapshot.name))
         self._waited, self._pause = 0.0, LOCK_POLL
         if done.warning:
             self.outcome.warnings.append("delete {0}: {1}".format(snapshot.name, done.warning))
@@ -520,20 +537,18 @@ class GuestRun:
             return
         if not isinstance(error, errors.TaskFailed):
             raise error
-        waitable = error.kind in WAITABLE and self._crew.limits.locked == "wait"
-        if waitable and (error.kind == errors.BROKEN_LOCK or not self._left_locked(snapshot.name)):
-            if error.kind == errors.BROKEN_LOCK:
-                self._note_list()
-            yield from self._wait("delete {0}: {1}".format(snapshot.name, error.message))
+        waiting = error.kind in WAITABLE and self._crew.limits.locked == "wait"
+        text = "delete {0}: {1}".format(snapshot.name, error.message)
+        somebodys = waiting and error.kind == errors.BROKEN_LOCK
+        if not somebodys and self._left_locked(snapshot.name):
+            raise Finished("failed", "{0}; {1}".format(needs_unlock(self._guest), text))
+        if waiting:
+            yield from self._wait_out(error, text)
             return
-        if self._left_locked(snapshot.name):
-            raise Finished("failed", "{0}; delete {1}: {2}".format(
-                needs_unlock(self._crew.live.guest(self._guest.vmid) or self._guest), snapshot.name, error.message))
         if errors.is_fatal(error):
             raise error
         skipped = error.kind in WAITABLE and self._crew.limits.locked == "skip"
-        raise Finished(
-            "skipped" if skipped else "failed", "delete {0}: {1}".format(snapshot.name, error.message), red=True)
+        raise Finished("skipped" if skipped else "failed", text, red=True)
 
     def _left_locked(self, name: str) -> bool:
         """True when a snapshot stands half made or half deleted under a lock, and no visible task works on it.
@@ -553,41 +568,19 @@ class GuestRun:
 
     # ---------------------------------------------------------------- repair
 
-    def _repair(self) -> Steps:
-        """``repair``: delete broken entries, forced only on a guest whose lock was just read as unset (law 6)."""
-        for snapshot in self._plan.repairs:
-            while True:
-                yield from self._begin(DELETE)
-                try:
-                    broken = self._still_broken(snapshot)
-                except errors.PveError as error:
-                    self._follow(error)
-                    continue
-                if not broken and self._guest.lock:
-                    continue
-                if not broken or (yield from self._repaired(snapshot)):
-                    break
-
-    def _still_broken(self, snapshot: Snapshot) -> bool:
-        """True for an entry that is as it was in the plan, on a guest without lock.
+    def _broken(self) -> Tuple[Snapshot, ...]:
+        """The entries of the plan that are as they were, on a guest without lock.
 
         The lock is read first: a task that ends between the two reads has no entry left that is as it was.
         """
-        lock = self._crew.cluster.config(self._guest).lock
-        self._guest = replace(self._guest, lock=lock)
-        return not lock and any(
-            (s.name, s.snaptime, s.description, s.snapstate)
-            == (snapshot.name, snapshot.snaptime, snapshot.description, snapshot.snapstate)
-            for s in self._crew.cluster.snapshots(self._guest).snapshots)
+        self._guest = replace(self._guest, lock=self._crew.cluster.config(self._guest).lock)
+        if self._guest.lock:
+            return ()
+        listed = {_identity(s) for s in self._crew.cluster.snapshots(self._guest).snapshots}
+        return tuple(s for s in self._plan.repairs if _identity(s) in listed)
 
-    def _repaired(self, snapshot: Snapshot) -> Generator[object, Any, bool]:
-        force = self._crew.limits.repair == "force"
-        hooked = self._crew.hooks.configured
-        gone = yield from self._delete(snapshot, lambda: not hooked or self._still_broken(snapshot), force)
-        if gone and force:
-            self.outcome.warnings.append(
-                "{0} was removed by force: snapshots of its disks may be left on the storages".format(snapshot.name))
-        return gone
+    def _still_broken(self, snapshot: Snapshot) -> bool:
+        return snapshot in self._broken()
 
     # ----------------------------------------------------------------- hooks
 
@@ -606,6 +599,11 @@ class GuestRun:
         return ""
 
 
+def _identity(snapshot: Snapshot) -> Tuple[object, ...]:
+    """What makes it the same snapshot in two lists; its parent is another one when a snapshot between them went."""
+    return snapshot.name, snapshot.snaptime, snapshot.description, snapshot.snapstate
+
+
 def needs_unlock(guest: Guest) -> str:
     """What a person with root must do about a lock that nobody holds (api-facts 2.3)."""
     command = "pct" if guest.type == LXC else "qm"
@@ -616,11 +614,10 @@ def act(crew: Crew, plans: Tuple[GuestPlan, ...]) -> List[Outcome]:
     """Carry out the plans; one outcome for each, in their order."""
     limits = crew.limits
     runs = [GuestRun(crew, plan) for plan in plans]
+    hooked = crew.hooks.configured
     slots = limits.creates.total + limits.deletes.total
-    threads = slots + SPARE_THREADS if crew.hooks.configured else min(THREADS, slots + SPARE_THREADS)
-    watcher = Watcher(crew.session)
-    workers = Workers(Bounds(limits.creates, limits.deletes), watcher, crew.stop, threads)
-    if crew.hooks.configured:
-        watcher.hungry = lambda node: True  # a post hook, which may thaw something, waits for every create
-    workers.run([run for run in runs if run.has_work])
+    threads = slots + SPARE_THREADS if hooked else min(THREADS, slots + SPARE_THREADS)
+    # A post hook may thaw something: it must not wait until a look is worth its while.
+    workers = Workers(Bounds(limits.creates, limits.deletes), crew.session, crew.stop, threads, eager=hooked)
+    workers.run([run for run, plan in zip(runs, plans) if plan.has_work])
     return [run.outcome for run in runs]

@@ -26,7 +26,10 @@ UPIDS_MAX = 3
 
 @dataclass
 class Outcome:
-    """One guest's part of the result, filled while the run goes on. Times are monotonic seconds."""
+    """One guest's part of the result, filled while the run goes on. Times are monotonic seconds.
+
+    ``unseen`` while a write was sent whose end is not known.
+    """
 
     plan: GuestPlan
     status: str = ""
@@ -38,6 +41,7 @@ class Outcome:
     upids: List[str] = field(default_factory=list)
     warnings: List[str] = field(default_factory=list)
     errors: List[str] = field(default_factory=list)
+    unseen: bool = False
     began: Optional[float] = None
     ended: Optional[float] = None
 
@@ -48,8 +52,8 @@ class Outcome:
 
     @property
     def changed(self) -> bool:
-        """True when something was made or deleted, or a task that outlived its time still works on it."""
-        return bool(self.snapshot or self.pruned or self.repaired or self.status == "timeout" and self.upids)
+        """True when something was made or deleted, or may have been."""
+        return bool(self.snapshot or self.pruned or self.repaired or self.unseen)
 
     def finish(self, status: str, reason: str = "", red: bool = False) -> None:
         """Set the status; the first red one stays, later ones become errors."""

@@ -90,32 +90,21 @@ class Record:
             os.close(self._file)
             raise
 
-    def sent(self, vmid: int) -> None:
-        """A write is about to be sent."""
-        self._line({"vmid": vmid, "sent": True})
-
-    def task(self, vmid: int, upid: str) -> None:
-        """A task was started."""
-        self._line({"vmid": vmid, "upid": upid})
-
-    def ended(self, outcome: Outcome) -> None:
-        """A guest is done with."""
-        self._open.discard(outcome.guest.vmid)
-        self._line({
-            "vmid": outcome.guest.vmid, "status": outcome.status, "snapshot": outcome.snapshot, "pruned": outcome.pruned})
+    def note(self, vmid: int, **values: Any) -> None:
+        """One line about a guest; with a ``status`` it is done with."""
+        if "status" in values:
+            self._open.discard(vmid)
+        with self._lock:
+            try:
+                self._torn = not self._write({"vmid": vmid, **values})
+            except OSError:
+                self._torn = True
 
     def close(self) -> None:
         """The end of the run: a record is only kept for what is unfinished."""
         if not self._open:
             _unlink(self._path)
         os.close(self._file)
-
-    def _line(self, values: Mapping[str, Any]) -> None:
-        with self._lock:
-            try:
-                self._torn = not self._write(values)
-            except OSError:
-                self._torn = True
 
     def _write(self, values: Mapping[str, Any]) -> bool:
         """One write, so that a line is there or not; after one that was cut off the next begins anew."""
@@ -181,17 +170,18 @@ class State:
     def sent(self, vmid: int) -> None:
         """Note that a write is about to be sent."""
         if self._record is not None:
-            self._record.sent(vmid)
+            self._record.note(vmid, sent=True)
 
     def task(self, vmid: int, upid: str) -> None:
         """Note a task that was started."""
         if self._record is not None:
-            self._record.task(vmid, upid)
+            self._record.note(vmid, upid=upid)
 
-    def ended(self, outcome: Outcome, unseen: bool) -> None:
-        """Note a guest's end, unless the end of its last write was not seen; let other runs have it."""
-        if self._record is not None and not unseen:
-            self._record.ended(outcome)
+    def ended(self, outcome: Outcome, unfinished: bool) -> None:
+        """Note a guest's end, unless the next run has to tell of it; let other runs have the guest."""
+        if self._record is not None and not unfinished:
+            self._record.note(
+                outcome.guest.vmid, status=outcome.status, snapshot=outcome.snapshot, pruned=outcome.pruned)
         if self._claims is not None:
             try:
                 self._claims.give_back(outcome.guest.vmid)

@@ -23,6 +23,7 @@ from typing import Any, Callable, Deque, Dict, Generator, Hashable, List, Option
 from typing import Counter as Counts
 
 from ..arguments import Parallel
+from ..pve.session import Session
 from ..pve.tasks import Pause, TaskEnd, TaskTimeout
 from ..pve.watcher import Look, Seen, Watcher
 
@@ -170,12 +171,14 @@ class _Slots:
 class Workers:
     """Runs jobs until all have ended; when ``stop`` gives a reason, those that wait are told so."""
 
-    def __init__(self, bounds: Bounds, watcher: Watcher, stop: Callable[[], Optional[Stop]], threads: int) -> None:
+    def __init__(
+        self, bounds: Bounds, session: Session, stop: Callable[[], Optional[Stop]], threads: int, eager: bool = False
+    ) -> None:
+        """``eager`` where every create's end is waited for, not only where a delete could begin after it."""
         self._slots = _Slots(bounds)
-        self._watcher = watcher
-        watcher.hungry = self._slots.hungry
+        self._watcher = Watcher(session, lambda node: eager or self._slots.hungry(node))
         self._stop = stop
-        self._threads = threads
+        self._pool = ThreadPoolExecutor(max_workers=threads)
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._timers: List[Tuple[float, int, _Running, object]] = []
         self._number = itertools.count()
@@ -184,18 +187,18 @@ class Workers:
     def run(self, jobs: Sequence[Job]) -> None:
         """Run all of them to their end."""
         self._open = len(jobs)
-        with ThreadPoolExecutor(max_workers=self._threads) as pool:
+        with self._pool:
             for job in jobs:
-                self._resume(pool, _Running(job))
+                self._resume(_Running(job))
             while self._open:
                 stop = self._stop()
                 if stop is not None:
-                    self._drop(pool, stop)
-                self._wake(pool)
+                    self._drop(stop)
+                self._wake()
                 if stop is None:
-                    self._start(pool)
+                    self._start()
                 for look in self._watcher.looks():
-                    pool.submit(self._look, pool, look)
+                    self._pool.submit(self._look, look)
                 self._take()
 
     def _take(self) -> None:
@@ -217,44 +220,42 @@ class Workers:
             due.append(look)
         return max(0.0, min(due) - now)
 
-    def _drop(self, pool: ThreadPoolExecutor, stop: Stop) -> None:
+    def _drop(self, stop: Stop) -> None:
         """Tell those that wait; with ``at_once`` also those whose tasks run."""
         kept = []
         for timer in self._timers:
             _due, _number, running, effect = timer
             if isinstance(effect, Pause) and stop.at_once:
-                self._resume(pool, running, error=TaskTimeout("{0}: {1}".format(effect.unknown, stop.reason)))
+                self._resume(running, error=TaskTimeout("{0}: {1}".format(effect.unknown, stop.reason)))
             elif isinstance(effect, Pause):
                 kept.append(timer)
             else:
-                self._resume(pool, running, error=Dropped(stop.reason))
+                self._resume(running, error=Dropped(stop.reason))
         heapq.heapify(kept)
         self._timers = kept
         for running in self._slots.empty():
-            self._resume(pool, running, error=Dropped(stop.reason))
+            self._resume(running, error=Dropped(stop.reason))
         if stop.at_once:
             for waiter, error in self._watcher.drop(stop.reason):
-                self._resume(pool, waiter, error=error)
+                self._resume(waiter, error=error)
 
-    def _wake(self, pool: ThreadPoolExecutor) -> None:
+    def _wake(self) -> None:
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
-            self._resume(pool, heapq.heappop(self._timers)[2])
+            self._resume(heapq.heappop(self._timers)[2])
 
-    def _start(self, pool: ThreadPoolExecutor) -> None:
+    def _start(self) -> None:
         running = self._slots.next()
         while running is not None:
-            self._resume(pool, running)
+            self._resume(running)
             running = self._slots.next()
 
-    def _resume(
-        self, pool: ThreadPoolExecutor, running: _Running, value: object = None, error: Optional[Exception] = None
-    ) -> None:
-        pool.submit(self._step, pool, running, value, error)
+    def _resume(self, running: _Running, value: object = None, error: Optional[Exception] = None) -> None:
+        self._pool.submit(self._step, running, value, error)
 
     # ------------------------------------------------------- in other threads
 
-    def _step(self, pool: ThreadPoolExecutor, running: _Running, value: object, error: Optional[Exception]) -> None:
+    def _step(self, running: _Running, value: object, error: Optional[Exception]) -> None:
         """Let a job go on until its next effect."""
         effect: object = None
         try:
@@ -265,15 +266,15 @@ class Workers:
             # One guest's failure never stops the others (law 9), not even one of our own making.
             running.job.crashed(crash)
         finally:
-            self._events.put(lambda: self._effect(pool, running, effect))
+            self._events.put(lambda: self._effect(running, effect))
 
-    def _look(self, pool: ThreadPoolExecutor, look: Look) -> None:
+    def _look(self, look: Look) -> None:
         seen = self._watcher.look(look)
-        self._events.put(lambda: self._seen(pool, look, seen))
+        self._events.put(lambda: self._seen(look, seen))
 
     # -------------------------------------------------------- taken in by run
 
-    def _effect(self, pool: ThreadPoolExecutor, running: _Running, effect: object) -> None:
+    def _effect(self, running: _Running, effect: object) -> None:
         """What a job wants next; None when it has ended."""
         if isinstance(effect, TaskEnd):
             self._watcher.add(effect.upid, effect.timeout, running)
@@ -291,9 +292,9 @@ class Workers:
     def _time(self, running: _Running, effect: object, seconds: float) -> None:
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._number), running, effect))
 
-    def _seen(self, pool: ThreadPoolExecutor, look: Look, seen: Seen) -> None:
+    def _seen(self, look: Look, seen: Seen) -> None:
         for waiter, result in self._watcher.taken(look, seen):
             if isinstance(result, Exception):
-                self._resume(pool, waiter, error=result)
+                self._resume(waiter, error=result)
             else:
-                self._resume(pool, waiter, result)
+                self._resume(waiter, result)

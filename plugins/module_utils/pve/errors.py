@@ -159,6 +159,11 @@ class LostWrite(PveError):
 
     code = "lost"
 
+    @property
+    def kind(self) -> str:
+        """Its text is about the connection, or about what failed while it was looked for: it names no class."""
+        return OTHER
+
 
 class Interrupted(PveError):
     """The run was told to stop, or its time is up, before the call was sent."""

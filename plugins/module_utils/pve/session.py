@@ -224,22 +224,6 @@ class _TicketAuth:
             "login answered {0} {1}".format(response.status_code, response.reason), response.status_code)
 
 
-class _FreshConnections:
-    """Mixed into a connection pool: a connection that idled too long is closed before it is used again."""
-
-    def _get_conn(self, timeout: Optional[float] = None) -> Any:
-        connection = super()._get_conn(timeout=timeout)  # type: ignore[misc]
-        idle_since = getattr(connection, "autosnap_idle_since", None)
-        if idle_since is not None and time.monotonic() - idle_since > IDLE_MAX:
-            connection.close()
-        return connection
-
-    def _put_conn(self, connection: Any) -> None:
-        if connection is not None:
-            connection.autosnap_idle_since = time.monotonic()
-        super()._put_conn(connection)  # type: ignore[misc]
-
-
 def base_url(host: str, default_port: int) -> str:
     """The API's address of ``host``, ``host:port``, ``[v6]``, ``[v6]:port`` or a bare IPv6 address."""
     if host.count(":") > 1 and not host.startswith("["):
@@ -462,9 +446,23 @@ class Session:
 
 
 def _adapter() -> Any:
+    class FreshPool(urllib3.HTTPSConnectionPool):
+        """A connection that idled too long is closed before it is used again."""
+
+        def _get_conn(self, timeout: Optional[float] = None) -> Any:
+            connection = super()._get_conn(timeout=timeout)
+            idle_since = getattr(connection, "autosnap_idle_since", None)
+            if idle_since is not None and time.monotonic() - idle_since > IDLE_MAX:
+                connection.close()
+            return connection
+
+        def _put_conn(self, connection: Any) -> None:
+            if connection is not None:
+                connection.autosnap_idle_since = time.monotonic()
+            super()._put_conn(connection)
+
     adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=POOL_SIZE, pool_block=True)
-    pool = type("FreshPool", (_FreshConnections, urllib3.HTTPSConnectionPool), {})
-    adapter.poolmanager.pool_classes_by_scheme = {"http": urllib3.HTTPConnectionPool, "https": pool}
+    adapter.poolmanager.pool_classes_by_scheme = {"http": urllib3.HTTPConnectionPool, "https": FreshPool}
     return adapter
 
 

@@ -227,8 +227,8 @@ class Tasks:
     ) -> Generator[object, Any, Optional[Done]]:
         """The task of a lost write, by guest and type, or its effect; None when neither shows up in 35 s.
 
-        What cannot be read is asked again until then; NodeUnreachable when it still cannot be read, since
-        nothing may be sent again without knowing (law 8).
+        What cannot be read is asked again until then; LostWrite when it still cannot be read, since nothing
+        may be sent again without knowing (law 8).
         """
         since = self._session.clock.now() - CLOCK_SKEW
         deadline = self._clock() + LOST_WAIT
@@ -248,8 +248,11 @@ class Tasks:
             except errors.Interrupted as error:
                 raise TaskTimeout("{0}: {1}".format(UNKNOWN, error.message), upid=upid) from error
             except errors.PveError as error:
-                if late or errors.is_fatal(error) or error.kind == errors.MOVED:
+                if errors.is_fatal(error) or error.kind == errors.MOVED:
                     raise
+                if late:
+                    raise errors.LostWrite("the answer to a write was lost, and what became of it cannot be read: {0}".format(
+                        error.message), upid=upid) from error
             else:
                 if late:
                     return None

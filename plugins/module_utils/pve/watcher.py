@@ -79,11 +79,13 @@ class Seen:
 class Watcher:
     """Knows what is awaited. Not for several threads at once; only ``look`` is."""
 
-    def __init__(self, session: Session, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, session: Session, hungry: Callable[[str], bool], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """``hungry`` tells whether a node waits for creates to end, so that it can begin a delete."""
         self._session = session
+        self._hungry = hungry
         self._clock = clock
-        # Whether a node waits for creates to end, so that it can begin a delete: who starts them knows.
-        self.hungry: Callable[[str], bool] = lambda node: True
         self._nodes: Dict[str, _Node] = {}
         self._durations: Dict[str, Deque[float]] = {}
         self._all_durations: Deque[float] = deque(maxlen=SAMPLES)
@@ -92,15 +94,12 @@ class Watcher:
         """Await a task; ``waiter`` is handed back with its end. ValueError for what is no UPID."""
         task = Upid.parse(upid)
         now = self._clock()
-        node = self._nodes.setdefault(task.node, _Node())
-        node.tasks[upid] = _Awaited(task, waiter, now, now, now + timeout if timeout else None, timeout)
         durations = self._durations.get(task.type) or self._all_durations
-        # When to look is thought about then, not for every task that begins.
-        first = now + min(durations, default=0.0)
-        if timeout:
-            first = min(first, now + timeout)
-        first = min(first, now + POLL_MAX)
-        node.due = first if len(node.tasks) == 1 else min(node.due, first)
+        # looks() thinks about it then; to do so for every task that begins costs more than the calls.
+        think = now + min(POLL_MAX, timeout or POLL_MAX, min(durations, default=0.0))
+        node = self._nodes.setdefault(task.node, _Node())
+        node.due = min(node.due, think) if node.tasks else think
+        node.tasks[upid] = _Awaited(task, waiter, now, now, now + timeout if timeout else None, timeout)
 
     def due(self) -> Optional[float]:
         """When the next look should be made (monotonic seconds); None when nothing is awaited."""
@@ -202,7 +201,7 @@ class Watcher:
             return node.looked + POLL_FIRST
         latest = max(node.looked, min(task.started for task in node.tasks.values())) + POLL_MAX
         likely: List[Tuple[float, float]] = []
-        busy = not self.hungry(name)
+        busy = not self._hungry(name)
         for task in node.tasks.values():
             durations = self._durations.get(task.upid.type) or self._all_durations
             age = task.seen - task.started
