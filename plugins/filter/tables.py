@@ -88,26 +88,33 @@ def status_table(result: Mapping[str, Any], output: str = "text") -> str:
     ready(output)
     rows = [row for guest in result.get("guests", []) for row in _status_rows(guest)]
     if output in ("json", "jsonpretty"):
-        return _encode([dict(row, time=row["time"] or None) for row in rows], output)
+        return _encode(rows, output)
     headers = ["node", "vmid", "guest", "type", "label", "time", "age", "snapshot", "parent", "ram", "state"]
-    return _table([[str(row[key]) for key in headers] for row in rows], [name.upper() for name in headers], output)
+    return _table([_status_cells(row, headers) for row in rows], [name.upper() for name in headers], output)
 
 
 def _status_rows(guest: Mapping[str, Any]) -> List[Dict[str, Any]]:
     base = {"node": guest["node"], "vmid": guest["vmid"], "guest": guest["name"], "type": guest["type"]}
-    empty = {"label": "", "time": "", "age": "", "snapshot": "", "parent": "", "ram": ""}
+    empty = dict.fromkeys(("label", "time", "snaptime", "age", "snapshot", "parent", "ram", "description"))
     if guest["status"] != "ok":
         return [{**base, **empty, "state": guest["status"]}]
     if not guest["snapshots"]:
         return [{**base, **empty, "state": "none"}]
     return [
         {
-            **base, "label": snapshot["label"], "time": _short_time(snapshot["time"]), "age": human_age(snapshot["age"]),
-            "snapshot": snapshot["name"], "parent": snapshot["parent"], "ram": "yes" if snapshot["vmstate"] else "",
-            "state": snapshot["state"],
+            **base, "label": snapshot["label"], "time": snapshot["time"], "snaptime": snapshot["snaptime"],
+            "age": snapshot["age"], "snapshot": snapshot["name"], "parent": snapshot["parent"], "ram": snapshot["vmstate"],
+            "description": snapshot["description"], "state": snapshot["state"],
         }
         for snapshot in guest["snapshots"]
     ]
+
+
+def _status_cells(row: Mapping[str, Any], headers: Sequence[str]) -> List[str]:
+    shown = dict(row)
+    if row["snaptime"] is not None:
+        shown.update(time=_short_time(row["time"]), age=human_age(row["age"]), ram="yes" if row["ram"] else "")
+    return ["" if shown[key] is None else str(shown[key]) for key in headers]
 
 
 def _short_time(text: str) -> str:

@@ -391,6 +391,9 @@ def _token(user: str, token_id: Optional[str], secret: Optional[str]) -> Credent
         if not _HEADER.match(value):
             raise InputError(option, "it holds a blank, a line break or a character that is not ASCII; is it copied whole, "
                                      "and without the end of a line?")
+    if "=" in token_id:
+        raise InputError("api_token_id", "it holds a secret behind '='; give the whole USER@REALM!ID=SECRET as api_token, or "
+                                         "the secret as api_token_secret")
     if "!" in token_id:
         user, token_id = token_id.split("!", 1)
     if "@" not in user:

@@ -226,7 +226,7 @@ guests:
       elements: str
       returned: always
     upids:
-      description: Tasks started for the guest.
+      description: Tasks started for the guest; the last three, or all with O(verbosity=full).
       type: list
       elements: str
       returned: always
@@ -240,12 +240,12 @@ guests:
       elements: str
       returned: always
     errors:
-      description: Further failures beside RV(guests[].reason).
+      description: Further failures beside RV(guests[].reason); the first two, each cut, or all of them with O(verbosity=full).
       type: list
       elements: str
       returned: always
     kept:
-      description: Kept snapshots, each with its name and the reasons why.
+      description: Snapshots of the label that stay, each with its name and the reasons why.
       type: list
       elements: dict
       returned: with O(verbosity=full) or in diff mode

@@ -112,6 +112,8 @@ def check(cluster: Running, before: dict[int, dict[str, str]], answer: Answer, k
     deletes = [query for method, _path, query, _status, _user in cluster.pve.log if method == "DELETE"]
     assert all("force" not in query for query in deletes)
     assert answer.status == (1 if answer.result.get("failed") else 0)
+    changed = any(set(after[vmid]) != set(before[vmid]) for vmid in after)
+    assert bool(answer.result.get("changed")) >= changed, "something changed in silence"
     if "guests" in answer.result:
         assert sorted(answer.statuses) == sorted(before)
         assert len(answer.result["guests"]) == len(before)

@@ -171,7 +171,26 @@ def test_run_timeout_names_what_runs() -> None:
             entry["vmid"]: "running" for entry in started}
 
 
-def test_the_second_signal_kills() -> None:
+def test_the_same_signal_twice_is_one() -> None:
+    """systemd signals every process of a unit, and ansible-playbook hands on what it gets."""
+    with Running(site(create_seconds=20)) as cluster:
+        before = state_of(cluster)
+        log = cluster.directory / "phases"
+        path = hook(cluster.directory, "echo $CV4PVE_AUTOSNAP_PHASE >> {0}\n".format(log))
+        run = start(cluster, max_parallel=2, hook=path)
+        wait_for_tasks(cluster, 2)
+        for _number in range(3):
+            os.kill(run.pid, signal.SIGTERM)
+            time.sleep(0.05)
+        answer = finish(run)
+        check(cluster, before, answer)
+        assert answer.status == 1 and "SIGTERM" in answer.result["msg"]
+        phases = log.read_text().split()
+        assert phases.count("snap-create-pre") == phases.count("snap-create-abort") == 2
+        assert phases[-1] == "snap-job-end"
+
+
+def test_a_later_signal_kills() -> None:
     with Running(site()) as cluster:
         pid = cluster.directory / "pid"
         run = start(cluster, hook=hook(cluster.directory, "echo $$ > {0}; sleep 60\n".format(pid)))

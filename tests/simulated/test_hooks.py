@@ -180,6 +180,16 @@ def test_check_mode_runs_no_hook_and_lists_what_it_would(tmp_path: pathlib.Path)
         assert ran.exists()
 
 
+def test_check_mode_lists_the_hooks_of_repairs(tmp_path: pathlib.Path) -> None:
+    """Law 11."""
+    path = hook(tmp_path, "exit 0")
+    half = {"name": "autodaily261101000000", "age": 1000, "description": "cv4pve-autosnap", "snapstate": "delete"}
+    with Running(world(guest(100, snapshots=[*daily(2), half]))) as cluster:
+        planned = run_clean(cluster, keep=1, hook=path, repair="retry", check=True)
+        assert phases(planned) == phases(run_clean(cluster, keep=1, hook=path, repair="retry"))
+        assert len(phases(planned)) == 6
+
+
 def test_law_12_a_hook_sees_no_secret(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROXMOX_TOKEN_SECRET", SECRET)
     monkeypatch.setenv("SOMETHING_ELSE", "x{0}y".format(SECRET))
@@ -250,9 +260,11 @@ def test_the_example_that_pushes(form: str, sink: str, monkeypatch: pytest.Monke
     assert {auth for _path, auth, _body in Sink.received} == {"Bearer push-token"}
     created, removed, _job = Sink.received
     if form == "pushgateway":
-        assert created[0] == "/metrics/job/autosnap/label/daily/vmid/100"
+        # A push replaces its group: each operation has its own.
+        assert created[0] == "/metrics/job/autosnap/label/daily/vmid/100/operation/snap-create"
+        assert removed[0] == "/metrics/job/autosnap/label/daily/vmid/100/operation/snap-remove"
         assert created[2].endswith("\n")
-        assert 'operation="snap-create",name="we\\"b\\\\1",node="pve1"} 1\n' in created[2]
+        assert 'success{name="we\\"b\\\\1",node="pve1"} 1\n' in created[2]
         assert "} 0\n" in removed[2]
     elif form == "influxdb":
         assert 'pve_autosnap,operation=snap-create,label=daily,vmid=100,name=we"b\\1,node=pve1 success=1i,' in created[2]

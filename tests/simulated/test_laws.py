@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -184,6 +185,48 @@ def test_law_5_a_created_snapshot_that_is_not_in_the_list_stops_the_prune(monkey
         assert names(cluster, 100) == before
 
 
+@pytest.mark.parametrize("state", ["prepare", "delete"])
+def test_law_5_a_created_snapshot_that_is_not_whole_in_the_list_stops_the_prune(
+    state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Running(world(guest(100, snapshots=daily(3)))) as cluster:
+        before = names(cluster, 100)
+        original = acting.GuestRun._take
+
+        def spoil(self: Any, name: str) -> Any:
+            done = yield from original(self, name)
+            cluster.pve.guest(100).snapshots[name]["snapstate"] = state
+            return done
+
+        monkeypatch.setattr(acting.GuestRun, "_take", spoil)
+        report = run_snap(cluster, keep=1)
+        assert entry(report, 100)["status"] == "failed"
+        assert set(before) <= set(names(cluster, 100))
+
+
+@pytest.mark.parametrize("change", [{"snaptime": 3600}, {"description": "eve4pve-autosnap"}])
+def test_law_5_another_snapshot_of_the_same_name_is_not_the_same(
+    change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both plans would prune it: it is the time or the marker that tells it from the one that was planned."""
+    with Running(world(guest(100, snapshots=daily(3)))) as cluster:
+        oldest, second, _newest = names(cluster, 100)
+        original = Cluster.snapshots
+        reads: list[int] = []
+
+        def replaced(self: Any, which: Any) -> Any:
+            reads.append(1)
+            if len(reads) == 2:
+                found = cluster.pve.guest(100).snapshots[oldest]
+                found.update({key: found[key] + value if key == "snaptime" else value for key, value in change.items()})
+            return original(self, which)
+
+        monkeypatch.setattr(Cluster, "snapshots", replaced)
+        report = run_clean(cluster, keep=1)
+        assert entry(report, 100)["pruned"] == [second]
+        assert oldest in names(cluster, 100)
+
+
 def test_law_6_deletes_are_never_forced() -> None:
     with Running(world(guest(100, snapshots=daily(5)), guest(101, half_deletes=True, snapshots=daily(5)))) as cluster:
         report = run_clean(cluster, keep=1)
@@ -224,7 +267,7 @@ def test_law_6_only_repair_force_forces_and_only_what_is_broken_and_ours(
 
 
 def test_law_6_a_lock_that_comes_before_a_forced_delete_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The config is read again just before; the lock goes when it was seen, and only then is anything deleted."""
+    """The config is read again just before, and nothing is sent until the lock is gone."""
     with Running(world(guest(100, snapshots=[*daily(1), HALF[0]]))) as cluster:
         original = Cluster.config
         seen: list[str | None] = []
@@ -232,17 +275,44 @@ def test_law_6_a_lock_that_comes_before_a_forced_delete_is_waited_for(monkeypatc
         def config(self: Any, which: Any) -> Any:
             if len(seen) == 1:
                 cluster.pve.set_lock(cluster.pve.guest(100), "backup")
+                threading.Timer(1.0, cluster.pve.set_lock, (cluster.pve.guest(100), None)).start()
             found = original(self, which)
             seen.append(found.lock)
+            return found
+
+        monkeypatch.setattr(Cluster, "config", config)
+        report = run_clean(cluster, keep=1, repair="force")
+        assert seen[1] == "backup" and len(writes(cluster)) == 1
+        assert entry(report, 100)["repaired"] == ["autodaily261101000000"]
+
+
+def test_law_6_a_lock_that_comes_between_two_forced_deletes_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Running(world(guest(100, snapshots=[*daily(1), HALF[0], HALF[1]]))) as cluster:
+        original = Cluster.config
+        locked: list[int] = []
+
+        def config(self: Any, which: Any) -> Any:
+            if len(writes(cluster)) == 1 and not locked:
+                locked.append(1)
+                cluster.pve.set_lock(cluster.pve.guest(100), "backup")
+            found = original(self, which)
             if found.lock:
-                assert not writes(cluster)
+                assert len(writes(cluster)) == 1
                 cluster.pve.set_lock(cluster.pve.guest(100), None)
             return found
 
         monkeypatch.setattr(Cluster, "config", config)
         report = run_clean(cluster, keep=1, repair="force")
-        assert seen[:3] == [None, "backup", None] and not any(seen[3:])
-        assert entry(report, 100)["repaired"] == ["autodaily261101000000"]
+        assert locked and len(entry(report, 100)["repaired"]) == 2
+
+
+def test_law_6_a_forced_delete_is_sent_once() -> None:
+    """A node that was away when it was sent may have a locked guest when it is back."""
+    with Running(world(guest(100, snapshots=[*daily(1), HALF[0]]))) as cluster:
+        cluster.pve.fault("DELETE", r"/snapshot/", None, status=595, reason="No route to host")
+        report = run_clean(cluster, keep=1, repair="force")
+        assert entry(report, 100)["status"] == "unreachable"
+        assert len(forced(cluster)) == 1
 
 
 def test_law_6_nothing_is_repaired_on_a_locked_guest() -> None:
@@ -356,6 +426,15 @@ def test_law_10_an_offline_node_s_guests_are_in_the_result() -> None:
         assert "could not be decided" in entry(by_name, 101)["reason"]
 
 
+def test_law_10_who_becomes_unreachable_while_the_run_acts_is_warned_about() -> None:
+    with Running(world(guest(100), guest(101, node="pve2"))) as cluster:
+        cluster.pve.fault("POST", r"/101/snapshot$", None, status=595, reason="No route to host")
+        report = run_snap(cluster, fail_on="never")
+        assert not report.failed
+        assert entry(report, 101)["status"] == "unreachable"
+        assert any("not reached" in text and "101" in text for text in report.warnings)
+
+
 def test_law_11_check_mode_is_the_plan_of_the_real_run() -> None:
     guests = [
         guest(100, snapshots=[FOREIGN, *daily(5)]), guest(101, type="lxc", node="pve2", snapshots=daily(2)),
@@ -402,6 +481,13 @@ def test_law_13_an_impossible_time_is_reported_and_left_alone(snaptime: int) -> 
         assert bad in names(cluster, 100)
         assert len(entry(report, 100)["pruned"]) == 1
         assert any(bad in warning for warning in report.warnings)
+
+
+def test_law_13_a_snapshot_from_the_future_is_not_recent() -> None:
+    """It would keep ``min_interval`` from ever making another."""
+    with Running(world(guest(100, snapshots=[*daily(1), {"label": "daily", "count": 1, "age": -7200}]))) as cluster:
+        report = run_snap(cluster, min_interval="1h")
+        assert entry(report, 100)["status"] == "created"
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from ansible_collections.pve.autosnap.plugins.module_utils import arguments
 from ansible_collections.pve.autosnap.plugins.module_utils.arguments import InputError
-from ansible_collections.pve.autosnap.plugins.module_utils.jobs import reading
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs import acting, reading
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.run import connect
 from ansible_collections.pve.autosnap.plugins.module_utils.model import Guest
 from ansible_collections.pve.autosnap.plugins.module_utils.pve import session as session_module
@@ -219,15 +221,15 @@ def test_a_task_that_outlives_its_time_is_left_running() -> None:
 
 
 def test_run_timeout_starts_nothing_new_and_says_what_is_left() -> None:
-    guests = [guest(100 + n, create_seconds=0.8, snapshots=daily(3)) for n in range(4)]
+    guests = [guest(100 + n, create_seconds=5, snapshots=daily(3)) for n in range(4)]
     with Running(world(*guests)) as cluster:
         report = run_snap(cluster, keep=1, run_timeout="1s", max_parallel=1)
         assert report.failed
-        statuses = [item["status"] for item in report.result["guests"]]
-        assert "created" in statuses or "timeout" in statuses
-        assert len([1 for method, _path in writes(cluster) if method == "POST"]) <= 2
-        assert any("run_timeout" in item["reason"] + " ".join(item["errors"]) for item in report.result["guests"])
-        assert sum(report.result["summary"][s] for s in report.result["summary"] if s != "matched") == 4
+        assert report.result["summary"]["timeout"] == 4
+        [(_method, path)] = writes(cluster)
+        for item in report.result["guests"]:
+            assert "run_timeout" in item["reason"]
+            assert bool(item["upids"]) == ("/{0}/".format(item["vmid"]) in path) == ("not started" not in item["reason"])
 
 
 @pytest.mark.parametrize(("given", "peak"), [({}, 1), ({"max_parallel_per_storage": 3}, 3)])
@@ -256,11 +258,14 @@ def test_pools_with_sub_pools_and_members_that_cannot_be_seen() -> None:
         assert not run_snap(cluster, "@pool-prod,-@pool-prod/db").failed
 
 
-def test_a_pool_is_found_without_pool_audit_by_its_members() -> None:
-    rights = {"/vms": ["VM.Audit", "VM.Snapshot"], "/storage": ["Datastore.Audit"], "/pool/prod": ["Pool.Audit"]}
+def test_a_pool_that_may_not_be_audited_is_not_found_and_the_privilege_is_named() -> None:
+    """api-facts 1.5: without Pool.Audit neither the pool nor the guests' ``pool`` is shown."""
+    rights = {"/vms": ["VM.Audit", "VM.Snapshot"], "/storage": ["Datastore.Audit"]}
     with Running(world(guest(100), guest(101), pools={"prod": [101]},
                        tokens={TOKEN: {"secret": SECRET, "grants": rights}})) as cluster:
-        assert [item["vmid"] for item in run_snap(cluster, "@pool-prod").result["guests"]] == [101]
+        report = run_snap(cluster, "@pool-prod")
+        assert report.failed and "Pool.Audit" in report.message
+        assert not writes(cluster)
 
 
 def test_a_nameless_guest_on_a_living_node_gets_its_name_from_its_config() -> None:
@@ -664,3 +669,87 @@ def test_a_bad_name_never_reaches_the_server(name: str) -> None:
         with pytest.raises(PveError, match=re.escape(repr(name))):
             next(made.create(Guest(100, "qemu", "pve1", "running"), name, "x", False, 1.0, lambda upid: None))
         assert not cluster.pve.log
+
+
+def test_what_is_kept_is_told_by_what_was_done() -> None:
+    """A create that failed is not among what stays, and what it would have let go is."""
+    with Running(world(guest(100, snapshots=daily(3)))) as cluster:
+        before = names(cluster, 100)
+        cluster.pve.task_errors[(100, "qmsnapshot")] = ["it broke"]
+        report = run_snap(cluster, keep=3, verbosity="full")
+        assert sorted(kept["name"] for kept in entry(report, 100)["kept"]) == sorted(before) == sorted(names(cluster, 100))
+        cluster.pve.task_errors[(100, "qmdelsnapshot")] = ["it broke too"]
+        report = run_snap(cluster, keep=3, verbosity="full")
+        why = {kept["name"]: kept["why"] for kept in entry(report, 100)["kept"]}
+        assert sorted(why) == sorted(names(cluster, 100))
+        assert why[before[0]] == ["no rule keeps it, but it was not deleted in this run"]
+
+
+def test_a_delete_that_finds_nothing_changes_nothing() -> None:
+    """api-facts 10: somebody else was quicker."""
+    with Running(world(guest(100, snapshots=daily(2)))) as cluster:
+        oldest = names(cluster, 100)[0]
+        cluster.pve.task_errors[(100, "qmdelsnapshot")] = ["snapshot '{0}' does not exist".format(oldest)]
+        report = run_clean(cluster, keep=1)
+        assert not report.result["changed"] and not report.failed
+        assert entry(report, 100)["pruned"] == [] and entry(report, 100)["status"] == "unchanged"
+        assert "already gone" in entry(report, 100)["warnings"][0]
+
+
+def test_prunes_that_the_end_of_the_run_leaves_are_listed_also_after_a_failed_create() -> None:
+    with Running(world(guest(100, snapshots=daily(5), delete_seconds=2))) as cluster:
+        before = names(cluster, 100)
+        cluster.pve.task_errors[(100, "qmsnapshot")] = ["it broke"]
+        report = run_snap(cluster, keep=1, run_timeout="1s", verbosity="full")
+        said = " ".join([entry(report, 100)["reason"], *entry(report, 100)["errors"]])
+        assert "not pruned: " + before[0] in said and before[3] in said and before[4] not in said
+
+
+def test_with_locked_skip_nobody_is_told_to_unlock_a_guest_that_another_works_on() -> None:
+    with Running(world(guest(100, snapshots=daily(2)))) as cluster:
+        cluster.pve.task_errors[(100, "qmdelsnapshot")] = ["VM is locked (snapshot-delete)"]
+        oldest = names(cluster, 100)[0]
+        cluster.when_written(lambda: (
+            cluster.pve.guest(100).snapshots[oldest].update(snapstate="delete"),
+            cluster.pve.set_lock(cluster.pve.guest(100), "snapshot-delete")))
+        report = run_clean(cluster, keep=1, locked="skip")
+        assert entry(report, 100)["status"] == "skipped"
+        assert "unlock" not in entry(report, 100)["reason"]
+
+
+def test_what_is_half_made_under_a_lock_that_outlives_lock_timeout_is_broken() -> None:
+    half = {"name": "autodaily261101000000", "age": 1000, "description": "cv4pve-autosnap", "snapstate": "prepare"}
+    with Running(world(guest(100, lock="backup", snapshots=[*daily(1), half]))) as cluster:
+        report = run_snap(cluster, lock_timeout="1s")
+        assert entry(report, 100)["status"] == "deferred"
+        assert [broken["snapshot"] for broken in report.result["broken"]] == ["autodaily261101000000"]
+
+
+def test_many_that_wait_for_the_resources_share_one_failure() -> None:
+    """Not one after the other, each with all its tries, while the API is down."""
+    asked: list[int] = []
+
+    class Dead:
+        def resources(self) -> Any:
+            asked.append(1)
+            time.sleep(0.2)
+            raise PveError("down")
+
+    live = acting.LiveResources(Dead())  # type: ignore[arg-type]
+    with ThreadPoolExecutor(20) as pool:
+        failed = list(pool.map(lambda _number: pytest.raises(PveError, live.get), range(20)))
+    assert len(failed) == 20 and len(asked) <= 2
+
+
+@pytest.mark.parametrize("answer", [[{"type": "qemu", "vmid": 100}], ["x"], 7])
+def test_resources_of_an_unknown_shape_are_an_error_with_a_sentence(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Running(world(guest(100))) as cluster:
+        monkeypatch.setattr(session_module.Session, "read", lambda self, *path, **values: session_module.Answer(answer))
+        with pytest.raises(PveError, match="/cluster/resources was not understood"):
+            run_snap(cluster)
+
+
+def test_a_secret_in_the_wrong_option_is_not_repeated() -> None:
+    with Running(world(guest(100))) as cluster, pytest.raises(arguments.InputError) as raised:
+        run_snap(cluster, api_token=None, api_token_id="autosnap@pve!test=" + SECRET, api_token_secret="x")
+    assert SECRET not in str(raised.value) and "api_token" in str(raised.value)

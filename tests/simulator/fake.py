@@ -36,9 +36,10 @@ class Fault:
 
     def __init__(
         self, method: str, path: str, times: int | None, before: bool, status: int | None, reason: str, host: int | None,
-        after: int, delay: float,
+        after: int, delay: float, taken: bool = False,
     ) -> None:
         self.delay = delay
+        self.taken = taken
         self.method = method
         self.path = re.compile(path)
         self.times = times
@@ -240,15 +241,16 @@ class SimulatedPve(FakePve):
 
     def fault(
         self, method: str, path: str, times: int | None = 1, *, before: bool = False, status: int | None = None,
-        reason: str = "", after: int = 0, delay: float = 0.0,
+        reason: str = "", after: int = 0, delay: float = 0.0, taken: bool = False,
     ) -> None:
         """Strike requests whose path matches the regular expression ``path``.
 
-        With ``status`` they are answered so, with an empty body. Without, the connection is cut:
+        With ``status`` they are answered so, with an empty body; where ``taken``, they are carried out nevertheless.
+        Without, the connection is cut:
         ``before`` the request is carried out, or after it (the answer is lost). ``after`` lets so
         many pass first. With ``delay`` they are carried out, and the answer comes so many seconds late.
         """
-        self.faults.append(Fault(method, path, times, before, status, reason, None, after, delay))
+        self.faults.append(Fault(method, path, times, before, status, reason, None, after, delay, taken))
 
     def misbehave(self, seed: int, dropped: float, delayed: float, delay: float) -> None:
         """From now on drop a share of all answers, half of them after the request was carried out, and send a share
@@ -268,7 +270,7 @@ class SimulatedPve(FakePve):
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
         fault = next((fault for fault in self.faults if fault.takes(request)), None) or self._chance(request)
-        if fault is not None and (fault.before or fault.status is not None):
+        if fault is not None and (fault.before or fault.status is not None and not fault.taken):
             self._note(request, fault.status or 0)
             if fault.status is None:
                 return self._cut(request)
@@ -294,6 +296,8 @@ class SimulatedPve(FakePve):
         self._note(request, response.status)
         if fault is not None and fault.delay:
             await asyncio.sleep(fault.delay)
+        elif fault is not None and fault.taken:
+            return _empty(fault.status or 500, fault.reason)
         elif fault is not None:
             return self._cut(request)
         return response

@@ -31,7 +31,8 @@ class Script:
 
     def __call__(self, request: requests.PreparedRequest) -> Any:
         self.asked.append((str(request.method), str(request.url)))
-        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return answer(request) if callable(answer) else answer
 
 
 OK = {"data": "fine"}
@@ -56,6 +57,52 @@ def test_a_node_that_does_not_resolve_is_not_asked_again(monkeypatch: pytest.Mon
     with pytest.raises(errors.NodeUnreachable):
         scripted(script, monkeypatch).read("nodes", "n9", "qemu")
     assert len(script.asked) == 1
+
+
+def on_nodes(node: Any, *hosts: tuple[str, Any]) -> Any:
+    """What a node behind the API hosts answers, and what each host answers itself."""
+    def handler(request: requests.PreparedRequest) -> Any:
+        url = str(request.url)
+        answer = next(answer for host, answer in hosts if "//{0}:".format(host) in url)
+        return node if "/nodes/" in url and not isinstance(answer, Exception) else answer
+    return Script(handler)
+
+
+@pytest.mark.parametrize("failure", [requests.ReadTimeout("slow"), respond(504, text="", reason="Gateway Timeout")])
+def test_a_node_that_hangs_is_not_taken_for_the_api_host(failure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 9: the guests of the other nodes are not to suffer."""
+    script = on_nodes(failure, ("a", respond(200, OK)), ("b", respond(200, OK)))
+    session = scripted(script, monkeypatch, ("a", "b"))
+    with pytest.raises(errors.NodeSlow) as raised:
+        session.read("nodes", "n", "qemu")
+    assert not errors.is_fatal(raised.value)
+    assert session.host == "a:8006"
+    assert sum("/nodes/" in url for _method, url in script.asked) == session_module.SLOW_ATTEMPTS
+    with pytest.raises(errors.NodeSlow):
+        session.read("nodes", "n", "lxc")
+    assert sum("/nodes/" in url for _method, url in script.asked) == session_module.SLOW_ATTEMPTS + 1
+
+
+def test_a_write_that_a_hanging_node_may_have_taken_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = on_nodes(requests.ReadTimeout("slow"), ("a", respond(200, OK)), ("b", respond(200, OK)))
+    session = scripted(script, monkeypatch, ("a", "b"))
+    with pytest.raises(errors.LostWrite):
+        session.write("post", "nodes", "n", "qemu", 100, "snapshot")
+    assert session.host == "a:8006"
+    assert sum("/nodes/" in url for _method, url in script.asked) == 1
+
+
+@pytest.mark.parametrize("failure", [requests.ReadTimeout("slow"), respond(503, text="", reason="Service Unavailable")])
+@pytest.mark.parametrize("path", [("nodes", "n", "qemu"), ("version",)])
+def test_an_api_host_that_hangs_gives_way_to_the_next(
+    failure: Any, path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handler(request: requests.PreparedRequest) -> Any:
+        return failure if "//a:" in str(request.url) else respond(200, OK)
+
+    session = scripted(handler, monkeypatch, ("a", "b"))
+    assert session.read(*path).data == "fine"
+    assert session.host == "b:8006"
 
 
 @pytest.mark.parametrize("failure", [RESET, requests.ReadTimeout("slow"), requests.exceptions.ChunkedEncodingError("x")])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from typing import Any, Callable, Generator
 
+import pytest
 from ansible_collections.pve.autosnap.plugins.module_utils.arguments import Parallel
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.workers import (
     CREATE,
@@ -229,3 +230,42 @@ def test_a_serial_storage_takes_one_at_a_time_of_both_kinds() -> None:
 
     work(*[steps(kind) for kind in (CREATE, DELETE) * 4])
     assert meter.peak["s"] == 1
+
+
+def test_an_error_in_the_loop_ends_every_job_and_none_in_silence() -> None:
+    """Law 9: who is left has an error; nobody waits for ever, and nothing new begins."""
+    asked: list[int] = []
+    begun: list[int] = []
+
+    def stop() -> Stop | None:
+        asked.append(1)
+        if len(asked) == 4:
+            raise MemoryError("no room")
+        return None
+
+    def steps() -> Steps:
+        yield Slot(CREATE, "n")
+        begun.append(1)
+        yield Pause(0.2, "")
+
+    jobs = work(*[steps] * 6, creates=2, stop=stop)
+    assert [str(error) for job in jobs for error in job.errors] == ["no room"] * 6
+    assert len(begun) <= 2
+
+
+def test_no_room_for_another_thread_costs_nobody_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a limit of the container: what is there does the work."""
+    started: list[threading.Thread] = []
+    original = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        original(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    done: list[int] = []
+    jobs = work(*[in_slot(Slot(CREATE, "n"), lambda: done.append(1))] * 20)
+    assert len(done) == 20 and len(started) == 2
+    assert not any(job.errors for job in jobs)

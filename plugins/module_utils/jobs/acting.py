@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, Generator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Generator, List, Optional, Sequence, Tuple
 
 from ..arguments import RunLimits
 from ..model import LXC, Guest, Snapshot
@@ -32,7 +32,6 @@ RETRY_MAX = 60.0  # seconds between two tries against what no lock shows, such a
 ROOM_WAIT = 30.0  # seconds until the cluster's view of a storage is fresh: pvestatd looks every 10 (api-facts 5.1)
 THREADS = 64  # at the most, where no hook is called: one for each slot, and some for who has none
 WAITABLE = frozenset((errors.BUSY, errors.BROKEN_LOCK, errors.CONTENTION))
-NOT_SENT = (errors.PermissionDenied, errors.BadParameter, errors.NodeUnreachable, errors.Interrupted)
 STUCK_WAIT = 60.0  # seconds, or lock_timeout, that nothing may change before a lock is called stuck
 CHANGES_MAX = 3  # times that a guest may be another one just before a delete, as where a hook changes it
 CHANGING = "its snapshots or its lock change again and again just before a delete; nothing more was deleted"
@@ -40,6 +39,7 @@ GONE = "gone: the guest was deleted meanwhile"
 CLAIMED = "another run of this control node works on it"
 
 Steps = Generator[object, Any, None]
+FreshEnough = Callable[[Sequence[Snapshot], int], str]  # plan.fresh_enough of the job
 
 
 class LiveResources:
@@ -51,25 +51,37 @@ class LiveResources:
         self._asked_at = float("-inf")
         self._resources: Optional[Resources] = None
         self._guests: Dict[int, Guest] = {}
+        self._failed_at = float("-inf")
+        self._failure: Optional[errors.PveError] = None
 
     def get(self, fresh: bool = False) -> Resources:
         """The resources, about LOCK_POLL seconds old, or asked for from now on.
 
-        While one thread reads them anew, the others take those that are there.
+        While one thread reads them anew, the others take those that are there, or its failure.
         """
         now = time.monotonic()
         known = self._resources
         if not self._lock.acquire(blocking=fresh or known is None) and known is not None:
             return known
         try:
+            if self._failure is not None and self._failed_at >= now:
+                raise self._failure
             if self._resources is None or self._asked_at < (now if fresh else now - LOCK_POLL):
-                asked_at = time.monotonic()
-                found = self._cluster.resources()
-                self._guests = {guest.vmid: guest for guest in found.guests}
-                self._resources, self._asked_at = found, asked_at
+                self._resources = self._read()
             return self._resources
         finally:
             self._lock.release()
+
+    def _read(self) -> Resources:
+        asked_at = time.monotonic()
+        try:
+            found = self._cluster.resources()
+        except errors.PveError as error:
+            self._failure, self._failed_at = error, time.monotonic()
+            raise
+        self._guests = {guest.vmid: guest for guest in found.guests}
+        self._asked_at = asked_at
+        return found
 
     def guest(self, vmid: int, fresh: bool = False) -> Optional[Guest]:
         """The guest as the cluster shows it; None when it is gone."""
@@ -89,6 +101,7 @@ class Crew:
     limits: RunLimits
     retainer: Retainer
     guard: storage_guard.Limits
+    fresh_enough: FreshEnough
     promised: Dict[storage_guard.StorageKey, int]
     state: State
     stopped: Callable[[], Optional[str]]
@@ -132,7 +145,9 @@ class GuestRun:
         self._pause = LOCK_POLL
         self._listed_then: Optional[Tuple[Snapshot, ...]] = None
         self._waited_then = 0.0
+        self._fresh = ""
         self._changed_meanwhile = 0
+        self._due: Tuple[Snapshot, ...] = ()
         self._claimed = False
         self._created: Optional[Snapshot] = None
         self.outcome = Outcome(plan, warnings=list(plan.warnings))
@@ -174,15 +189,17 @@ class GuestRun:
         if plan.repairs:
             yield from self._repair()
         if plan.prune_first and plan.prunes:
+            self._due = plan.prunes
             yield from self._make_room()
         whole = True
         if plan.create:
             whole = yield from self._create()
-        if pruned(plan.decisions if whole else plan.without_create):
+        self._due = pruned(plan.decisions if whole else plan.without_create)
+        if self._due:
             yield from self._prune()
         if not self.outcome.status:
             done = self.outcome.pruned or self.outcome.repaired
-            self.outcome.finish("pruned" if done else "unchanged", plan.reason)
+            self.outcome.finish("pruned" if done else "unchanged", self._fresh or plan.reason)
 
     def _dropped(self, reason: str) -> None:
         """The run ends before this guest is done: say what is left undone."""
@@ -191,8 +208,8 @@ class GuestRun:
 
     def _undone(self) -> str:
         """The prunes that did not come to their end, where it was their turn."""
-        left = [snapshot.name for snapshot in self._plan.prunes if snapshot.name not in self.outcome.pruned]
-        return "; not pruned: " + ", ".join(left) if left and (self.outcome.snapshot or not self._plan.create) else ""
+        left = [snapshot.name for snapshot in self._due if snapshot.name not in self.outcome.pruned]
+        return "; not pruned: " + ", ".join(left) if left else ""
 
     def _slot(self, kind: str) -> Slot:
         return Slot(kind, self._guest.node, self._storages, self._serial)
@@ -230,8 +247,8 @@ class GuestRun:
         except errors.TaskFailed:
             self.outcome.unseen = False
             raise
-        except NOT_SENT:
-            self.outcome.unseen = len(self.outcome.upids) > before
+        except errors.PveError as error:
+            self.outcome.unseen = error.uncertain or len(self.outcome.upids) > before
             raise
         self.outcome.unseen = False
         return done
@@ -239,10 +256,13 @@ class GuestRun:
     # ---------------------------------------------------------------- create
 
     def _create(self) -> Generator[object, Any, bool]:
-        """Make the snapshot; False when that failed for good and only what may go without it is pruned (law 4)."""
+        """Make the snapshot; False when that failed for good, or is not needed any more, and only what may go
+        without it is pruned (law 4)."""
         name = self._plan.create
         while True:
             yield from self._begin(CREATE)
+            if self._waited and self._made_meanwhile():
+                return False
             began = time.monotonic()
             veto = self._call_hook("snap-create-pre", name)
             if veto:
@@ -272,6 +292,18 @@ class GuestRun:
         self._waited, self._pause = 0.0, LOCK_POLL
         self._created = Snapshot(name, int(self._crew.session.clock.now()), self._crew.retainer.recognition.markers[0])
         return True
+
+    def _made_meanwhile(self) -> bool:
+        """After a wait, in which another run may have taken the snapshot: whether ``min_interval`` needs none now.
+
+        What cannot be read does not count: the create shows what is wrong.
+        """
+        try:
+            listed = self._crew.cluster.snapshots(self._guest).snapshots
+        except errors.PveError:
+            return False
+        self._fresh = self._crew.fresh_enough(listed, self._crew.session.clock.now())
+        return bool(self._fresh)
 
     def _take(self, name: str) -> Generator[object, Any, Done]:
         """Create; on a guest that moved meanwhile, once more on its new node (api-facts 5.4)."""
@@ -323,7 +355,8 @@ class GuestRun:
 
         Raises Finished where neither makes sense, and errors that end the run.
         """
-        waitable = error.kind in WAITABLE
+        # A node that fell silent while the task ran may have answered with the text of a lock: that is no refusal.
+        waitable = error.kind in WAITABLE and not isinstance(error, errors.NodeUnreachable)
         if waitable and self._crew.limits.locked == "wait":
             return True
         if waitable and error.kind != errors.CONTENTION and self._crew.limits.locked == "skip":
@@ -392,13 +425,21 @@ class GuestRun:
 
     def _give_up(self, reason: str) -> None:
         found = self._crew.live.guest(self._guest.vmid)
-        if found is not None and found.lock in SNAPSHOT_LOCKS and self._stuck():
-            self._crew.broken += [
-                broken_entry(found, snapshot, self._crew.session.clock.now())
-                for snapshot in self._listed_then or () if snapshot.snapstate]
-            raise Finished("failed", needs_unlock(found))
+        if found is not None and found.lock:
+            self._crew.broken += self._under(found)
+            if found.lock in SNAPSHOT_LOCKS and self._stuck():
+                raise Finished("failed", needs_unlock(found))
         raise Finished("deferred", "{0} for {1:.0f} s (lock_timeout); run again later".format(
             reason, self._crew.limits.lock_timeout))
+
+    def _under(self, guest: Guest) -> List[Dict[str, object]]:
+        """What is broken under a lock that outlived lock_timeout (design, "Words"); nothing where it cannot be read."""
+        try:
+            listed = self._crew.cluster.snapshots(guest).snapshots
+        except errors.PveError:
+            return []
+        now = self._crew.session.clock.now()
+        return [broken_entry(guest, snapshot, now) for snapshot in listed if snapshot.snapstate]
 
     def _stuck(self) -> bool:
         """No visible task works on the guest, and its snapshots are as they were when the wait began."""
@@ -514,7 +555,9 @@ class GuestRun:
             self._call_hook("snap-remove-abort", snapshot.name, error="internal error", began=began)
             raise
         self._call_hook("snap-remove-post", snapshot.name, upid=done.upid, began=began)
-        (self.outcome.repaired if snapshot.snapstate else self.outcome.pruned).append(snapshot.name)
+        self._changed_meanwhile = 0
+        if done.changed:
+            (self.outcome.repaired if snapshot.snapstate else self.outcome.pruned).append(snapshot.name)
         if force:
             self.outcome.warnings.append(
                 "{0} was removed by force: snapshots of its disks may be left on the storages".format(snapshot.name))
@@ -539,7 +582,7 @@ class GuestRun:
             raise error
         waiting = error.kind in WAITABLE and self._crew.limits.locked == "wait"
         text = "delete {0}: {1}".format(snapshot.name, error.message)
-        somebodys = waiting and error.kind == errors.BROKEN_LOCK
+        somebodys = error.kind == errors.BROKEN_LOCK
         if not somebodys and self._left_locked(snapshot.name):
             raise Finished("failed", "{0}; {1}".format(needs_unlock(self._guest), text))
         if waiting:
@@ -561,6 +604,8 @@ class GuestRun:
             return (
                 half and self._crew.cluster.config(self._guest).lock in SNAPSHOT_LOCKS
                 and self._crew.tasks.idle(self._guest))
+        except errors.Interrupted:
+            return False
         except errors.PveError as error:
             if errors.is_fatal(error):
                 raise

@@ -26,5 +26,6 @@ def clean(settings: CleanSettings, session: Session, secrets: frozenset[str], ch
         retainer=clean_retainer(settings),
         make_plan=lambda situation: plan_clean(situation, settings),
         guard=Limits(100, 0),
+        fresh_enough=lambda snapshots, server_time: "",
     )
     return run(job, session, secrets, check, diff)

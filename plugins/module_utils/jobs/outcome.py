@@ -22,6 +22,7 @@ ALWAYS_RED = frozenset(("deferred", "failed", "timeout", "unreachable"))
 REASON_MAX = 180  # characters; these three keep a guest's entry within 1 KiB
 TEXT_MAX = 130
 UPIDS_MAX = 3
+NOT_DELETED = "no rule keeps it, but it was not deleted in this run"
 
 
 @dataclass
@@ -89,9 +90,15 @@ class Outcome:
             "errors": self._texts(self.errors, full),
         }
         if full:
-            decisions = self.plan.decisions
-            entry["kept"] = [{"name": d.snapshot.name, "why": list(d.why)} for d in decisions if d.keep]
+            entry["kept"] = self._kept()
         return entry
+
+    def _kept(self) -> List[Dict[str, Any]]:
+        """What stays, by the decisions that were carried out, and what stays although they would delete it."""
+        decisions = self.plan.decisions if self.snapshot or not self.plan.create else self.plan.without_create
+        return [
+            {"name": d.snapshot.name, "why": list(d.why) if d.keep else [NOT_DELETED]}
+            for d in decisions if d.keep or d.snapshot.name not in self.pruned]
 
     @staticmethod
     def _texts(texts: Sequence[str], full: bool) -> List[str]:
@@ -171,7 +178,7 @@ def expectation_problems(matched: Sequence[int], target: Target) -> List[str]:
     return problems
 
 
-def run_warnings(plan: Plan, situation: Situation) -> List[str]:
+def run_warnings(outcomes: Sequence[Outcome], plan: Plan, situation: Situation) -> List[str]:
     """What must not go unsaid, one sentence each."""
     warnings = list(plan.warnings)
     if not plan.guests:
@@ -181,10 +188,9 @@ def run_warnings(plan: Plan, situation: Situation) -> List[str]:
     for entry in plan.broken:
         warnings.append("guest {0}: snapshot {1} is broken ({2}); it is not counted and not pruned".format(
             entry["vmid"], entry["snapshot"], entry["snapstate"]))
-    unreached = [guest for guest in plan.guests if guest.status == "unreachable"]
+    unreached = [str(outcome.guest.vmid) for outcome in outcomes if outcome.status == "unreachable"]
     if unreached:
-        warnings.append("{0} guests were not reached or not decided: {1}".format(
-            len(unreached), ", ".join(str(guest.guest.vmid) for guest in unreached[:20])))
+        warnings.append("{0} guests were not reached or not decided: {1}".format(len(unreached), ", ".join(unreached[:20])))
     return warnings
 
 

@@ -147,7 +147,7 @@ class _SnapPlanner:
     def plan(self) -> Plan:
         storages = storage_guard.by_node(self.situation.resources.storages)
         guests = [self._guest(state, storages.get(state.guest.node, {})) for state in self.situation.states]
-        used = _used_storages(self.situation, self.ledger)
+        used = _used_storages(self.situation, self.ledger, self.settings.vmstate)
         made = _plan(self.situation, guests, self.retainer, storage_guard.table(used, self.ledger, self.settings.guard))
         return replace(made, promised=self.ledger.promised)
 
@@ -161,7 +161,7 @@ class _SnapPlanner:
         without = tuple(self.retainer.decide(listed.snapshots, self.situation.server_time))
         base = GuestPlan(
             state, decisions=without, without_create=without, **_storage_keys(state, storages, self.settings.limits))
-        fresh = self._fresh(listed.snapshots)
+        fresh = fresh_enough(self.settings, listed.snapshots, self.situation.server_time)
         refused = None if fresh and not base.prunes else _refused_by_lock(state, self.settings.limits.locked)
         if refused is not None:
             return refused
@@ -172,7 +172,7 @@ class _SnapPlanner:
             return replace(
                 base, status="failed", red=True,
                 reason="every name of the next hour is taken; use a timestamp_format with seconds")
-        vmstate = self.settings.vmstate and state.guest.type == QEMU and listed.running
+        vmstate = _takes_ram(state, self.settings.vmstate)
         verdict = storage_guard.judge(state.config, storages, vmstate, self.settings.guard, self.ledger)
         if verdict.refusal and (verdict.missing or self.settings.on_storage_full != "prune_first"):
             status = "failed" if self.settings.on_storage_full == "fail" else "skipped"
@@ -188,16 +188,17 @@ class _SnapPlanner:
             base, create=name, vmstate=vmstate, reason=reason, prune_first=refusal, needs=verdict.needs, decisions=decisions,
             warnings=_agent_warning(state, vmstate))
 
-    def _fresh(self, snapshots: Sequence[Snapshot]) -> str:
-        """Why there is no need for another snapshot, or an empty text."""
-        if not self.settings.min_interval:
-            return ""
-        found = sort_snapshots(snapshots, self.retainer.recognition, self.situation.server_time, locked=False)
-        newest = found.whole.get(self.settings.label, ())[-1:]
-        age = self.situation.server_time - newest[0].snaptime if newest else self.settings.min_interval
-        if age >= self.settings.min_interval:
-            return ""
-        return "{0} is younger than min_interval ({1} s)".format(newest[0].name, self.settings.min_interval)
+
+def fresh_enough(settings: SnapSettings, snapshots: Sequence[Snapshot], server_time: int) -> str:
+    """Why a guest with these snapshots needs no other one yet (``min_interval``), or an empty text."""
+    if not settings.min_interval:
+        return ""
+    found = sort_snapshots(snapshots, settings.target.recognition, server_time, locked=False)
+    newest = found.whole.get(settings.label, ())[-1:]
+    age = server_time - newest[0].snaptime if newest else settings.min_interval
+    if age >= settings.min_interval:
+        return ""
+    return "{0} is younger than min_interval ({1} s)".format(newest[0].name, settings.min_interval)
 
 
 def plan_snap(situation: Situation, settings: SnapSettings, now: int) -> Plan:
@@ -328,15 +329,19 @@ def _storage_keys(state: GuestState, storages: Dict[str, Storage], limits: RunLi
     }
 
 
-def _used_storages(situation: Situation, ledger: storage_guard.Ledger) -> List[Storage]:
+def _takes_ram(state: GuestState, vmstate: bool) -> bool:
+    return vmstate and state.guest.type == QEMU and state.snapshots.running
+
+
+def _used_storages(situation: Situation, ledger: storage_guard.Ledger, vmstate: bool) -> List[Storage]:
     """The storages of the selected guests and those that RAM goes to, a shared one once."""
     by_node = storage_guard.by_node(situation.resources.storages)
     used: Dict[Hashable, Storage] = {}
     for state in situation.states:
-        for disk in state.config.disks:
-            storage = by_node.get(state.guest.node, {}).get(disk.storage)
-            if storage is not None:
-                used.setdefault(storage.key, storage)
+        visible = by_node.get(state.guest.node, {})
+        for name in storage_guard.needs_of(state.config, visible, _takes_ram(state, vmstate)):
+            if name in visible:
+                used.setdefault(visible[name].key, visible[name])
     for storage in situation.resources.storages:
         if storage.key in ledger.promised:
             used.setdefault(storage.key, storage)

@@ -22,7 +22,7 @@ from ..pve.cluster import Cluster
 from ..pve.session import Session
 from ..pve.tasks import Tasks
 from . import outcome
-from .acting import Crew, act
+from .acting import Crew, FreshEnough, act
 from .hooks import Event, Hooks
 from .plan import Plan, Retainer
 from .reading import Situation, read_situation
@@ -30,6 +30,7 @@ from .state import NOT_STARTED, State
 
 USER_AGENT = "pve.autosnap"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SAME_SIGNAL = 3.0  # seconds
 
 
 def connect(connection: Connection) -> Session:
@@ -51,6 +52,7 @@ class Job:
     retainer: Retainer
     make_plan: Callable[[Situation], Plan]
     guard: storage_guard.Limits
+    fresh_enough: FreshEnough
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,14 @@ class Report:
 class Ending:
     """Why a run must end before its work is done: ``run_timeout`` seconds have passed, or a signal came.
 
-    ``with`` it, the first signal is noted; a second one acts as if this were not there.
+    ``with`` it, the first signal is noted; a later one acts as if this were not there. Those of the first seconds
+    are the same one: systemd signals every process of a unit, and ansible-playbook hands on what it gets.
     """
 
     def __init__(self, run_timeout: float) -> None:
         self._deadline = time.monotonic() + run_timeout if run_timeout else None
         self._before: Dict[int, Any] = {}
+        self._noted = 0.0
         self.signal = ""
 
     def __enter__(self) -> Ending:
@@ -93,10 +97,11 @@ class Ending:
         return None
 
     def _note(self, number: int, _frame: Optional[FrameType]) -> None:
-        if self.signal:
+        if not self.signal:
+            self.signal, self._noted = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - self._noted > SAME_SIGNAL:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.signal = signal.Signals(number).name
 
 
 def run(job: Job, session: Session, secrets: frozenset[str], check: bool, diff: bool) -> Report:
@@ -122,13 +127,14 @@ def _run(
     hooks = Hooks(
         job.limits.hook, job.limits.hook_timeout, job.label, job.keep, job.vmstate, session.host, secrets, check)
     crew = Crew(
-        session, cluster, tasks, hooks, job.limits, job.retainer, job.guard, dict(plan.promised), state, ending.reason,
-        lambda: not ending.signal)
-    warnings = outcome.run_warnings(plan, situation) + _unfinished_warnings(unfinished)
+        session, cluster, tasks, hooks, job.limits, job.retainer, job.guard, job.fresh_enough, dict(plan.promised), state,
+        ending.reason, lambda: not ending.signal)
+    troubles: List[str] = []
     if check:
         outcomes = _show(plan, hooks, job.name)
     else:
-        outcomes = _carry_out(plan, crew, job, warnings)
+        outcomes = _carry_out(plan, crew, job, troubles)
+    warnings = outcome.run_warnings(outcomes, plan, situation) + _unfinished_warnings(unfinished) + troubles
     stopped = ending.reason() if ending.signal else None
     verdict = outcome.judge(outcomes, situation, job.target, job.limits.fail_on, crew.fatal, stopped)
     extra: Dict[str, Any] = {
@@ -149,15 +155,18 @@ def _show(plan: Plan, hooks: Hooks, name: str) -> list[outcome.Outcome]:
         if guest.create and not guest.prune_first:
             for phase in ("snap-create-pre", "snap-create-post"):
                 hooks.call(Event(phase, guest.guest, guest.create))
-        for snapshot in guest.prunes:
+        for snapshot in (*guest.repairs, *guest.prunes):
             for phase in ("snap-remove-pre", "snap-remove-post"):
                 hooks.call(Event(phase, guest.guest, snapshot.name))
     hooks.call(Event(name + "-job-end"))
     return [outcome.planned(guest) for guest in plan.guests]
 
 
-def _carry_out(plan: Plan, crew: Crew, job: Job, warnings: list[str]) -> list[outcome.Outcome]:
-    """The real run between the two job hooks; a vetoed start leaves every guest alone."""
+def _carry_out(plan: Plan, crew: Crew, job: Job, troubles: List[str]) -> List[outcome.Outcome]:
+    """The real run between the two job hooks; a vetoed start leaves every guest alone.
+
+    ``troubles`` gets what went wrong beside the guests.
+    """
     began = time.monotonic()
     problem = crew.hooks.call(Event(job.name + "-job-start"))
     if problem and job.limits.veto:
@@ -168,12 +177,12 @@ def _carry_out(plan: Plan, crew: Crew, job: Job, warnings: list[str]) -> list[ou
         crew.state.begin(job.name, plan)
         outcomes = act(crew, plan.guests)
         if crew.state.problem:
-            warnings.append(crew.state.problem)
+            troubles.append(crew.state.problem)
         crew.state.close(crew.heard())
     ended = crew.hooks.call(Event(
         job.name + "-job-end", duration=time.monotonic() - began, ok=not any(entry.red for entry in outcomes),
         error=next((entry.reason for entry in outcomes if entry.red), "")))
-    warnings += [text for text in (problem, ended) if text]
+    troubles += [text for text in (problem, ended) if text]
     return outcomes
 
 

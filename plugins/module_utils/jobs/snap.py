@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..arguments import SnapSettings
 from ..pve.session import Session
-from .plan import Retainer, plan_snap
+from .plan import Retainer, fresh_enough, plan_snap
 from .run import Job, Report, run
 
 
@@ -26,5 +26,6 @@ def snap(settings: SnapSettings, session: Session, secrets: frozenset[str], now:
         retainer=Retainer(recognition, (settings.label,), settings.retention, recognition.timezone),
         make_plan=lambda situation: plan_snap(situation, settings, now),
         guard=settings.guard,
+        fresh_enough=lambda snapshots, server_time: fresh_enough(settings, snapshots, server_time),
     )
     return run(job, session, secrets, check, diff)

@@ -182,24 +182,43 @@ class Workers:
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._timers: List[Tuple[float, int, _Running, object]] = []
         self._number = itertools.count()
-        self._open = 0
+        self._open: Dict[_Running, None] = {}
+        self._has_threads = False
 
     def run(self, jobs: Sequence[Job]) -> None:
-        """Run all of them to their end."""
-        self._open = len(jobs)
-        with self._pool:
-            for job in jobs:
-                self._resume(_Running(job))
-            while self._open:
-                stop = self._stop()
-                if stop is not None:
-                    self._drop(stop)
-                self._wake()
-                if stop is None:
-                    self._start()
-                for look in self._watcher.looks():
-                    self._pool.submit(self._look, look)
-                self._take()
+        """Run all of them to their end; an error in here ends every job that is left, none of them in silence."""
+        self._open = dict.fromkeys(_Running(job) for job in jobs)
+        try:
+            self._run()
+        except Exception as error:
+            self._pool.shutdown(cancel_futures=True)
+            for running in self._open:
+                running.job.crashed(error)
+        finally:
+            self._pool.shutdown()
+
+    def _run(self) -> None:
+        for running in list(self._open):
+            self._resume(running)
+        while self._open:
+            stop = self._stop()
+            if stop is not None:
+                self._drop(stop)
+            self._wake()
+            if stop is None:
+                self._start()
+            for look in self._watcher.looks():
+                self._submit(self._look, look)
+            self._take()
+
+    def _submit(self, function: Callable[..., None], *arguments: object) -> None:
+        """Where the machine has no room for another thread, those that are there take it."""
+        try:
+            self._pool.submit(function, *arguments)
+            self._has_threads = True
+        except RuntimeError:
+            if not self._has_threads:
+                raise
 
     def _take(self) -> None:
         """Wait for what comes next, and take in all that has come."""
@@ -251,7 +270,7 @@ class Workers:
             running = self._slots.next()
 
     def _resume(self, running: _Running, value: object = None, error: Optional[Exception] = None) -> None:
-        self._pool.submit(self._step, running, value, error)
+        self._submit(self._step, running, value, error)
 
     # ------------------------------------------------------- in other threads
 
@@ -287,7 +306,7 @@ class Workers:
             elif isinstance(effect, Later):
                 self._time(running, effect, effect.seconds)
             else:
-                self._open -= 1
+                self._open.pop(running, None)
 
     def _time(self, running: _Running, effect: object, seconds: float) -> None:
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._number), running, effect))

@@ -62,10 +62,13 @@ def vmstate_size(memory: int) -> int:
 
 
 def vmstate_storage(config: GuestConfig, storages: Dict[str, Storage]) -> str:
-    """The storage that the state volume goes to: the option, else shared before local, files preferred."""
+    """The storage that the state volume goes to: the option, else shared before local, files preferred.
+
+    Proxmox VE goes through the storages by name.
+    """
     if config.vmstate_storage:
         return config.vmstate_storage
-    candidates = [storages[disk.storage] for disk in config.disks if disk.storage in storages]
+    candidates = [storages[name] for name in sorted({disk.storage for disk in config.disks}) if name in storages]
     for shared in (True, False):
         found = [storage for storage in candidates if storage.shared is shared]
         files = [storage for storage in found if storage.type in FILE_TYPES]

@@ -38,23 +38,15 @@ class Cluster:
         self._session = session
 
     def resources(self) -> Resources:
-        """Nodes, guests and storages, as far as the user may see them (api-facts 5.1). One call."""
-        nodes: List[Node] = []
-        guests: List[Guest] = []
-        storages: List[Storage] = []
-        for item in self._session.read("cluster", "resources").data or []:
-            kind = item.get("type")
-            if kind == "node":
-                nodes.append(Node(str(item["node"]), str(item.get("status", "unknown"))))
-            elif kind in ("qemu", "lxc"):
-                guests.append(_guest(item))
-            elif kind == "storage":
-                storages.append(_storage(item))
-        return Resources(
-            tuple(sorted(nodes, key=lambda n: n.name)),
-            tuple(sorted(guests, key=lambda g: g.vmid)),
-            tuple(storages),
-        )
+        """Nodes, guests and storages, as far as the user may see them (api-facts 5.1). One call.
+
+        NotProxmox for an answer of another shape: who leaves a guest out in silence breaks law 10.
+        """
+        items = self._session.read("cluster", "resources").data or []
+        try:
+            return _resources(items)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise errors.NotProxmox("the answer to /cluster/resources was not understood: {0!r}".format(error)) from error
 
     def config(self, guest: Guest) -> GuestConfig:
         """The guest's current config. One call, VM.Audit."""
@@ -87,7 +79,23 @@ class Cluster:
             pool = found[0] if found else {}
         except errors.BadParameter:
             pool = self._session.read("pools", name).data
-        return [int(item["vmid"]) for item in pool.get("members", []) if "vmid" in item]
+        return [int(item["vmid"]) for item in pool.get("members") or [] if "vmid" in item]
+
+
+def _resources(items: Sequence[Dict[str, Any]]) -> Resources:
+    nodes: List[Node] = []
+    guests: List[Guest] = []
+    storages: List[Storage] = []
+    for item in items:
+        kind = item.get("type")
+        if kind == "node":
+            nodes.append(Node(str(item["node"]), str(item.get("status", "unknown"))))
+        elif kind in ("qemu", "lxc"):
+            guests.append(_guest(item))
+        elif kind == "storage":
+            storages.append(_storage(item))
+    return Resources(
+        tuple(sorted(nodes, key=lambda n: n.name)), tuple(sorted(guests, key=lambda g: g.vmid)), tuple(storages))
 
 
 def _guest(item: Dict[str, Any]) -> Guest:

@@ -66,9 +66,13 @@ class PveError(Exception):
     """An answer of Proxmox VE that is a refusal or a failure.
 
     ``status`` is the HTTP status (None without an answer), ``errors`` the map of refused parameters.
+    ``uncertain`` when a write may have been carried out whose end was not seen, ``slow`` when the request was
+    taken and no answer came in time.
     """
 
     code = "error"
+    uncertain = False
+    slow = False
 
     def __init__(
         self,
@@ -142,6 +146,10 @@ class NodeUnreachable(PveError):
     code = "node"
 
 
+class NodeSlow(NodeUnreachable):
+    """No answer about a node came in ``api_timeout``, or none from behind a gateway, though the API host itself answers."""
+
+
 class ClusterChanged(PveError):
     """After a failover the other host turned out to belong to another cluster (law 15)."""
 
@@ -158,6 +166,7 @@ class LostWrite(PveError):
     """A POST or DELETE that may have been carried out, but whose answer was lost (law 8)."""
 
     code = "lost"
+    uncertain = True
 
     @property
     def kind(self) -> str:

@@ -48,6 +48,8 @@ POOL_SIZE = 64  # connections are opened as they are needed; who finds none free
 IDLE_MAX = 3.0  # seconds; Proxmox VE closes after 5 (api-facts 6)
 CONNECT_TIMEOUT = 5.0
 ATTEMPTS = 7
+SLOW_ATTEMPTS = 3  # each of them took api_timeout
+ALIVE_MEMORY = 5.0  # seconds that an API host which answered is taken for alive
 RETRY_FIRST = 0.25
 RETRY_MAX = 5.0
 TICKET_RENEW_AGE = 3600.0  # half of a ticket's life (api-facts 1.1)
@@ -264,6 +266,8 @@ class Session:
         self._expected: Optional[frozenset[str]] = None
         self._verified: Set[int] = set()
         self._silent: Dict[str, float] = {}
+        self._alive_at: Dict[int, float] = {}
+        self._answered_at: Dict[str, float] = {}
         self._stopped: Callable[[], Optional[str]] = lambda: None
         self._bases = [base_url(host, port) for host in hosts]
         self._auth = self._authenticator(credentials, verify, (min(CONNECT_TIMEOUT, timeout), timeout))
@@ -328,6 +332,10 @@ class Session:
         """
         return self._repeated(path, lambda: self._call(method, path, params), _write_may_repeat).data
 
+    def write_once(self, method: str, *path: object, **params: Any) -> Any:
+        """The same, never sent again, for what must be looked at anew before (law 6)."""
+        return self._call(method, path, params).data
+
     def _repeated(
         self, path: Tuple[object, ...], call: Callable[[], Answer], may_repeat: Callable[[errors.PveError], bool]
     ) -> Answer:
@@ -339,14 +347,18 @@ class Session:
         node = str(path[1]) if path[0] == "nodes" and len(path) > 1 else ""
         attempt = 0
         while True:
+            began = time.monotonic()
             try:
                 answer = call()
                 self._silent.pop(node, None)
+                self._answered_at[node] = time.monotonic()
                 return answer
             except errors.PveError as error:
                 attempt += 1
                 silent = time.monotonic() - self._silent.get(node, -NODE_MEMORY) < NODE_MEMORY
-                if attempt == ATTEMPTS or not may_repeat(error) or silent and isinstance(error, errors.NodeUnreachable):
+                hangs = isinstance(error, errors.NodeSlow) and self._answered_at.get(node, began - 1) < began
+                last = attempt >= (SLOW_ATTEMPTS if hangs else ATTEMPTS)
+                if last or not may_repeat(error) or silent and isinstance(error, errors.NodeUnreachable):
                     if isinstance(error, errors.NodeUnreachable):
                         self._silent[node] = time.monotonic()
                     raise
@@ -364,9 +376,29 @@ class Session:
             self._check_cluster(index)
             return self._send(index, method, path, params)
         except (errors.HostUnreachable, errors.LostWrite) as error:
-            if error.status is None:
-                self._fail_over(index)
+            if error.status is not None and error.status not in GATEWAY_STATUS:
+                raise
+            slow = error.slow or error.status is not None
+            if slow and path[0] == "nodes" and len(path) > 1 and self._alive(index):
+                if isinstance(error, errors.HostUnreachable):
+                    raise errors.NodeSlow(
+                        "node {0} does not answer: {1}".format(path[1], error.message), error.status) from error
+                raise
+            self._fail_over(index)
             raise
+
+    def _alive(self, index: int) -> bool:
+        """True when the API host itself answers: then it is the node behind it that does not (law 9)."""
+        if time.monotonic() - self._alive_at.get(index, -ALIVE_MEMORY) < ALIVE_MEMORY:
+            return True
+        try:
+            self._send(index, "get", ("version",), {})
+        except (errors.HostUnreachable, errors.NotProxmox):
+            return False
+        except errors.PveError:
+            pass  # a refusal is an answer
+        self._alive_at[index] = time.monotonic()
+        return True
 
     def _fail_over(self, index: int) -> None:
         with self._lock:
@@ -419,10 +451,11 @@ class Session:
         except ResourceException as error:
             raise _typed(error, method) from None
         except requests.exceptions.RequestException as error:
+            failed = self._not_sent(index, error)
             if method != "get" and not _never_sent(error):
-                raise errors.LostWrite(
-                    "the answer of {0} was lost: {1}".format(_origin(self._bases[index]), _cause(error))) from error
-            raise self._not_sent(index, error) from error
+                failed = errors.LostWrite("the answer of {0} was lost: {1}".format(_origin(self._bases[index]), _cause(error)))
+            failed.slow = isinstance(error, requests.exceptions.ReadTimeout)
+            raise failed from error
         except ValueError:
             # http.client names the whole header that it refuses, which may be the secret (law 12).
             raise errors.PveError("the request could not be made: a header holds a character that is not allowed") from None
@@ -500,7 +533,7 @@ def _chain(error: BaseException) -> List[BaseException]:
 def _read_may_repeat(error: errors.PveError) -> bool:
     """A node name that does not resolve will not do so in the next seconds."""
     if isinstance(error, errors.NodeUnreachable):
-        return error.status is not None
+        return error.status is not None or isinstance(error, errors.NodeSlow)
     return isinstance(error, errors.HostUnreachable)
 
 

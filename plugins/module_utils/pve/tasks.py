@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Generator, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Generator, List, Mapping, Optional, Set, Tuple
 
 from ..model import LXC, Guest, Snapshot
 from . import errors
@@ -54,10 +54,16 @@ class Upid:
 @dataclass(frozen=True)
 class Done:
     """A finished task; ``warning`` holds the exit status when it was not plain OK. ``upid`` is None where a
-    lost write was found done by its effect alone."""
+    lost write was found done by its effect alone. ``changed`` is False when there was nothing left to do."""
 
     upid: Optional[str]
     warning: Optional[str] = None
+    changed: bool = True
+
+
+def is_running(item: Mapping[str, Any]) -> bool:
+    """Whether an entry of a task list still runs (api-facts 4.4)."""
+    return "endtime" not in item and item.get("status") in (None, "", "RUNNING")
 
 
 class TaskTimeout(errors.PveError):
@@ -137,7 +143,7 @@ class Tasks:
             return (yield from self._run(guest, name, kind, ("delete", path, params), gone, errors.GONE, timeout, started))
         except errors.TaskFailed as error:
             if error.kind == errors.GONE:
-                return Done(error.upid, "it was already gone")
+                return Done(error.upid, "it was already gone", changed=False)
             raise
 
     def idle(self, guest: Guest) -> bool:
@@ -164,8 +170,7 @@ class Tasks:
             return "", ""
         for item in listed:
             if str(item.get("type")) in SNAPSHOT_TASKS:
-                running = "endtime" not in item
-                return str(item["upid"]), "running" if running else str(item.get("status", ""))
+                return str(item["upid"]), "running" if is_running(item) else str(item.get("status", ""))
         return "", ""
 
     def _find(self, guest: Guest, name: str) -> Optional[Snapshot]:
@@ -195,15 +200,21 @@ class Tasks:
         sent = 0
         while True:
             try:
-                upid = self._upid(self._session.write(method, *path, **params))
+                # What is forced is sent once: before it is sent again the lock must be looked at (law 6).
+                send = self._session.write_once if "force" in params else self._session.write
+                upid = self._upid(send(method, *path, **params))
             except errors.LostWrite:
                 sent += 1
                 self._lost.setdefault(key, self._session.clock.now())
-                done = yield from self._look_for(guest, kind, effect, timeout, started)
+                try:
+                    done = yield from self._look_for(guest, kind, effect, timeout, started)
+                except errors.PveError as error:
+                    error.uncertain = True
+                    raise
                 if done is not None:
                     return done
                 if sent == LOST_WRITES or "force" in params:
-                    raise  # a forced delete is not sent again without a new look at the lock (law 6)
+                    raise
                 continue
             try:
                 return (yield from self._await(upid, timeout, started))
@@ -228,20 +239,26 @@ class Tasks:
         """The task of a lost write, by guest and type, or its effect; None when neither shows up in 35 s.
 
         What cannot be read is asked again until then; LostWrite when it still cannot be read, since nothing
-        may be sent again without knowing (law 8).
+        may be sent again without knowing (law 8). A task that has ended may be an earlier one of somebody else:
+        it is taken for ours only with its effect.
         """
         since = self._session.clock.now() - CLOCK_SKEW
         deadline = self._clock() + LOST_WAIT
-        seen: Set[str] = set()
         upid: Optional[str] = None
         while True:
             late = self._clock() >= deadline
             try:
-                for candidate in self._candidates(guest, kind, since) - seen:
-                    seen.add(candidate)
-                    upid = candidate
-                    yield from self._its_end(candidate, timeout, started)
+                ended = ""
+                for candidate, running in self._candidates(guest, kind, since):
+                    if running:
+                        upid = candidate
+                        yield from self._its_end(candidate, timeout, started)
+                    else:
+                        ended = candidate
                 if effect():
+                    if upid is None and ended:
+                        upid = ended
+                        self._begun(ended, started)
                     return Done(upid)
             except TaskTimeout:
                 raise
@@ -268,22 +285,27 @@ class Tasks:
             # It may still run: nothing may be sent again (law 8).
             raise TaskTimeout("{0}: {1}".format(UNKNOWN, error.message), upid=upid) from error
 
-    def _candidates(self, guest: Guest, kind: str, since: int) -> Set[str]:
+    def _candidates(self, guest: Guest, kind: str, since: int) -> List[Tuple[str, bool]]:
+        """The tasks that may be a lost write's, oldest first, and whether each still runs."""
         try:
             listed = self._session.read(
                 "nodes", guest.node, "tasks", source="all", vmid=guest.vmid, typefilter=kind, since=since,
                 limit=500).data
         except (errors.PermissionDenied, errors.BadParameter):
-            return set()
+            return []
+        found = sorted((Upid.parse(str(item["upid"])).start, str(item["upid"]), is_running(item)) for item in listed)
         with self._lock:
-            return {self._upid(item["upid"]) for item in listed} - self._known
+            return [(upid, running) for _start, upid, running in found if upid not in self._known]
 
     def _await(self, upid: str, timeout: float, started: Callable[[str], None]) -> Steps:
         """Wait for a task's end; law 7 judges its exit status."""
+        self._begun(upid, started)
+        return self._judge(upid, str((yield TaskEnd(upid, timeout))))
+
+    def _begun(self, upid: str, started: Callable[[str], None]) -> None:
         with self._lock:
             self._known.add(upid)
         started(upid)
-        return self._judge(upid, str((yield TaskEnd(upid, timeout))))
 
     @staticmethod
     def _judge(upid: str, exitstatus: str) -> Done:

@@ -20,7 +20,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
 from . import errors
 from .session import Session
-from .tasks import TaskTimeout, Upid
+from .tasks import TaskTimeout, Upid, is_running
 
 POLL_FIRST = 0.5  # seconds; also the pause after a look that nobody answered
 POLL_MIN = 0.2
@@ -232,8 +232,7 @@ class Watcher:
                 return
             for item in answer.data or []:
                 if item.get("upid") in wanted:
-                    running = "endtime" not in item and item.get("status") in (None, "", "RUNNING")
-                    seen.results[item["upid"]] = RUNNING if running else str(item.get("status", ""))
+                    seen.results[item["upid"]] = RUNNING if is_running(item) else str(item.get("status", ""))
             start += PAGE
             if not answer.data or start >= (answer.total or 0):
                 return
