@@ -39,12 +39,12 @@ OPEN = 50  # tasks per node
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement; ``limits`` is ``default`` or ``open``, empty where there are none to set."""
+    """One measurement; ``limits`` is ``default`` or ``open``, and ``open`` for tools that have none."""
 
     tool: str
     guests: int
     nodes: int
-    limits: str = ""
+    limits: str = "open"
     runs: int = 1
 
 
@@ -53,7 +53,7 @@ CASES = [
       for guests, runs in ((10, 3), (100, 1), (1000, 1)) for nodes in (1, 4, 16) for limits in ("default", "open")],
     Case(OURS, 200, 4, "open", 3),
     *[Case(tool, guests, 4) for guests in (10, 100) for tool in (FORKS, LOOP, SEQUENTIAL)],
-    Case(INFO, 10_000, 16),
+    Case(INFO, 10_000, 16, "default"),
 ]
 FULL = [Case(OURS, 10_000, 16, "default"), Case(OURS, 10_000, 16, "open")]
 
@@ -87,10 +87,8 @@ def limits(case: Case) -> dict[str, int]:
 
 
 def bound(case: Case, guests: list[dict[str, Any]]) -> float:
-    """The lower bound under the limits of the case; for those without limits, every guest at once."""
+    """The lower bound under the limits of the case."""
     work = [Work(guest["node"], guest["create_seconds"], guest["delete_seconds"]) for guest in guests]
-    if not case.limits:
-        return max(one.create + one.delete for one in work)
     shipped = {name: option.get("default") for name, option in arguments.LIMITS.options.items()}
     return lower_bound(work, *arguments.parallel({**shipped, **limits(case)}))
 
@@ -112,7 +110,7 @@ class Bench:
         runs = [self._once(case, made) for _number in range(case.runs)]
         runs.sort(key=lambda entry: entry["wall_s"])
         row = {
-            "tool": case.tool, "guests": case.guests, "nodes": case.nodes, "limits": case.limits or None, "runs": case.runs,
+            "tool": case.tool, "guests": case.guests, "nodes": case.nodes, "limits": case.limits, "runs": case.runs,
             "lower_bound_s": None if case.tool == INFO else round(bound(case, made["guests"]), 2), **runs[len(runs) // 2]}
         row["wall_min_s"], row["wall_max_s"] = runs[0]["wall_s"], runs[-1]["wall_s"]
         return row
@@ -152,23 +150,20 @@ class Bench:
         inventory = {"all": {"hosts": {"guest{0}".format(number): {"vmid": number} for number in ids}}}
         if case.tool != FORKS:
             inventory = {"all": {"hosts": {"localhost": {}}}}
-        task = self._ours(case, cluster, empty) if case.tool in (OURS, INFO) else self._theirs(case, host, port, ids)
-        if empty and case.tool not in (OURS, INFO):
+        task = self._ours(case, cluster) if case.tool in (OURS, INFO) else self._theirs(case, host, port, ids)
+        if empty:
             task = {"ansible.builtin.ping": {}}
         play = [{
-            "hosts": "localhost" if empty else "all", "gather_facts": False, "connection": "local",
+            "hosts": "all", "gather_facts": False, "connection": "local",
             "vars": {"ansible_python_interpreter": sys.executable}, "tasks": [task]}]
         for name, content in (("play.json", play), ("inventory.json", inventory)):
             (self._directory / name).write_text(json.dumps(content), encoding="utf-8")
-        inventory_file = "localhost," if empty else str(self._directory / "inventory.json")
-        return ["ansible-playbook", "-i", inventory_file, str(self._directory / "play.json")]
+        return ["ansible-playbook", "-i", str(self._directory / "inventory.json"), str(self._directory / "play.json")]
 
     @staticmethod
-    def _ours(case: Case, cluster: Cluster, empty: bool) -> dict[str, Any]:
-        """Empty: the same module, which reads the cluster and finds nothing to do."""
+    def _ours(case: Case, cluster: Cluster) -> dict[str, Any]:
         options: dict[str, Any] = {
-            "api_host": [cluster.host], "api_token": "{0}={1}".format(TOKEN, SECRET), "ca_path": cluster.ca,
-            "guests": ["@tag-none" if empty else "@all"], "on_unmatched": "warn"}
+            "api_host": [cluster.host], "api_token": "{0}={1}".format(TOKEN, SECRET), "ca_path": cluster.ca, "guests": ["@all"]}
         if case.tool == INFO:
             return {"pve.autosnap.autosnap_info": options}
         return {"pve.autosnap.autosnap_snap": {**options, "label": "daily", "keep": 2, **limits(case)}}
@@ -196,7 +191,7 @@ def line(row: dict[str, Any]) -> str:
     """A row of the printed table."""
     per_guest = (row["cpu_s"] - row["startup_cpu_s"]) / row["guests"] * 1000
     return "".join([
-        "{tool:28}{guests:7}{nodes:6} {0:8}".format(row["limits"] or "-", **row),
+        "{tool:28}{guests:7}{nodes:6} {limits:8}".format(**row),
         "{wall_s:9.1f}{0:9.1f}{1:7.3f}{startup_s:8.1f}{calls_per_guest:7.2f}".format(
             row["lower_bound_s"] or 0.0, ratio(row), **row),
         "{cpu_s:8.1f}{0:7.1f}{peak_mb:8.0f}{module_rss_mb:8.0f}{1:8.0f}".format(per_guest, row["result_kb"] or 0, **row)])

@@ -23,14 +23,12 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Left: all tools on four nodes. Right: ours on 1, 4 and 16 nodes beside the lower bound."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 7), constrained_layout=True)
     for tool, colour in COLOURS.items():
-        for limits, style in (("default", "-"), ("open", ":"), (None, "-")):
+        for limits, style in (("default", "-"), ("open", ":")):
             shown = _chosen(rows, tool, 4, limits)
             if shown:
-                unseen = " (does not wait for deletes)" if tool.startswith("community") else ""
-                label = tool + unseen if limits is None else "{0}, {1}".format(
-                    tool, "shipped limits" if limits == "default" else "50 per node")
                 left.plot(
-                    [r["guests"] for r in shown], [r["wall_s"] for r in shown], style, marker="o", color=colour, label=label)
+                    [r["guests"] for r in shown], [r["wall_s"] for r in shown], style if tool == "pve.autosnap" else "-",
+                    marker="o", color=colour, label=_label(tool, limits))
     left.set_title("One snapshot made and one pruned per guest, 4 nodes")
     for nodes, colour in ((1, "#1b9e77"), (4, "#1f6fb4"), (16, "#e7298a")):
         shown = _chosen(rows, "pve.autosnap", nodes, "default")
@@ -51,7 +49,13 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _chosen(rows: list[dict[str, Any]], tool: str, nodes: int, limits: str | None) -> list[dict[str, Any]]:
+def _label(tool: str, limits: str) -> str:
+    if tool == "pve.autosnap":
+        return "{0}, {1}".format(tool, "shipped limits" if limits == "default" else "50 per node")
+    return tool + (" (does not wait for deletes)" if tool.startswith("community") else "")
+
+
+def _chosen(rows: list[dict[str, Any]], tool: str, nodes: int, limits: str) -> list[dict[str, Any]]:
     return sorted(
         (row for row in rows if (row["tool"], row["nodes"], row["limits"]) == (tool, nodes, limits)),
         key=lambda row: int(row["guests"]))
