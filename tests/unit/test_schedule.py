@@ -1,0 +1,214 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role schedule makes of its variables, and of crontabs of cv4pve-autosnap."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from typing import Any
+
+import pytest
+import yaml
+from ansible.errors import AnsibleFilterError
+from ansible_collections.pve.autosnap.plugins.filter import cv4pve, schedule
+from ansible_collections.pve.autosnap.plugins.module_utils import arguments
+
+ROLE = pathlib.Path(schedule.__file__).parents[2] / "roles" / "schedule"
+SPEC = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+SNAP = {"name": "daily", "action": "snap", "options": {"guests": "@all", "label": "daily", "keep": 7}}
+COMMON = {"api_host": ["pve1"], "ca_path": "/etc/ca.pem", "lock_timeout": "5m"}
+TOKEN = {"name": "prod", "secret": "a@pve!t=s3cret"}
+
+
+def jobs(*given: dict[str, Any], credentials: Any = (TOKEN,), scheduler: str = "systemd", common: Any = None) -> Any:
+    return schedule.schedule_jobs(given, COMMON if common is None else common, credentials, scheduler, "/var/lib/autosnap")
+
+
+def test_the_defaults_are_those_of_the_argument_spec() -> None:
+    defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
+    assert {name: option.get("default") for name, option in SPEC.items()} == defaults
+    assert defaults["schedule_collection_source"]["name"] == "pve.autosnap"
+
+
+def test_the_version_is_that_of_the_collection() -> None:
+
+    manifest = json.loads((ROLE.parents[1] / "MANIFEST.json").read_text())
+    assert SPEC["schedule_collection_source"]["default"]["version"] == manifest["collection_info"]["version"]
+
+
+def test_a_job_s_defaults_are_those_of_the_argument_spec() -> None:
+    options = SPEC["schedule_jobs"]["options"]
+    assert {name: option["default"] for name, option in options.items() if "default" in option} == schedule.DEFAULTS
+    assert set(options) == {*schedule.DEFAULTS, "name", "action", "credential"}
+
+
+def test_a_job_s_options_are_those_of_the_modules() -> None:
+    """Types, elements, choices and suboptions; secrets are not among them."""
+    shown = SPEC["schedule_jobs"]["options"]["options"]["options"]
+    assert shown == SPEC["schedule_options"]["options"]
+    wanted = {name for spec in schedule.SPECS.values() for name in spec.options if name not in schedule.SECRETS}
+    assert set(shown) == wanted | set(schedule.PLAYBOOK_OPTIONS["report"])
+    for name in wanted:
+        specs = [spec.options[name] for spec in schedule.SPECS.values() if name in spec.options]
+        if len({spec["type"] for spec in specs}) > 1:
+            assert shown[name]["type"] == "raw"
+            continue
+        assert shown[name]["type"] == specs[0]["type"], name
+        assert shown[name].get("elements") == specs[0].get("elements"), name
+        assert shown[name].get("choices") == specs[0].get("choices"), name
+        assert {key: value["type"] for key, value in shown[name].get("options", {}).items()} == {
+            key: value["type"] for key, value in specs[0].get("options", {}).items()}
+
+
+def test_a_job_is_completed() -> None:
+    [job] = jobs(SNAP)
+    assert job["randomized_delay"] == 300 and job["time_limit"] == 21600 and job["on_calendar"] == ["*-*-* 04:15:00"]
+    assert job["variables"] == {
+        "autosnap_api_host": ["pve1"], "autosnap_ca_path": "/etc/ca.pem", "autosnap_lock_timeout": "5m",
+        "autosnap_guests": "@all", "autosnap_label": "daily", "autosnap_keep": 7,
+        "autosnap_api_token_file": "{{ lookup('ansible.builtin.env', 'CREDENTIALS_DIRECTORY') }}/secret"}
+    assert "s3cret" not in str(job)
+
+
+def test_common_options_go_to_the_actions_that_know_them() -> None:
+    report = {"name": "r", "action": "report", "options": {"guests": "@all", "output": "html"}}
+    [job] = jobs(report)
+    assert "autosnap_lock_timeout" not in job["variables"]
+    assert job["variables"]["autosnap_output_file"] == "/var/lib/autosnap/r.html"
+
+
+def with_options(**options: Any) -> dict[str, Any]:
+    return {**SNAP, "options": {**SNAP["options"], **options}}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("given", "more", "words"),
+    [
+        ([{**SNAP, "name": "Daily/1"}], {}, "the name 'Daily/1' cannot name a unit"),
+        ([SNAP, SNAP], {}, "two jobs have the name 'daily'"),
+        ([{**SNAP, "action": "rollback"}], {}, "the action 'rollback' is not"),
+        ([with_options(api_password="x")], {}, "'api_password' is a secret; put it into schedule_credentials"),
+        ([with_options(repair="force")], {}, "'repair' is no option of the action 'snap'"),
+        ([with_options(keep="many")], {}, "keep"),
+        ([with_options(keep=0)], {}, "job 'daily': option 'keep': 0 would delete every snapshot"),
+        ([with_options(locked="maybe")], {}, "locked"),
+        ([with_options(guests="a&")], {}, "option 'guests'"),
+        ([with_options(lock_timeout="soon")], {}, "'soon' is not a duration"),
+        ([{"name": "x", "action": "clean", "options": {"guests": "1", "label": ["d"]}}], {},
+         "one of the following is required: keep"),
+        ([{**SNAP, "options": {"label": "daily"}}], {}, "guests"),
+        ([SNAP], {"common": {}}, "api_host"),
+        ([SNAP], {"common": {**COMMON, "api_hots": ["x"]}}, "'schedule_options': 'api_hots' is no option"),
+        ([SNAP], {"common": {**COMMON, "api_token": "x"}}, "'schedule_options': it holds a secret"),
+        ([{**SNAP, "time_limit": "a while"}], {}, "'a while' is not a duration"),
+        ([{**SNAP, "cron": "15 4 * *"}], {"scheduler": "cron"}, "write five fields"),
+        ([{**SNAP, "cron": "15 4 * * *; rm"}], {"scheduler": "cron"}, "write five fields"),
+        ([{**SNAP, "on_failure": ["x.service"]}], {"scheduler": "cron"}, "with cron use schedule_notify"),
+        ([{**SNAP, "timer_timezone": "UTC"}], {"scheduler": "cron"}, "'timer_timezone' needs systemd"),
+        ([{**SNAP, "environment": {"A B": "1"}}], {}, "'A B' in 'environment' is no name"),
+        ([{**SNAP, "environment": {"PROXMOX_TOKEN": "1"}}], {}, "would be readable by everybody"),
+        ([{**SNAP, "credential": "dev"}], {}, "there is no credential 'dev'"),
+        ([SNAP], {"credentials": [TOKEN, {**TOKEN, "name": "dev"}]}, "there are several credentials; name one"),
+        ([SNAP], {"credentials": [{**TOKEN, "method": "systemd_encrypted"}], "scheduler": "cron"}, "needs systemd; write 'file'"),
+        ([SNAP], {"credentials": [{**TOKEN, "secret": "a\nb"}]}, "must be one line"),
+        ([SNAP], {"credentials": [{**TOKEN, "name": "../x"}]}, "cannot name a file"),
+    ])
+def test_what_is_wrong_is_named(given: list[dict[str, Any]], more: dict[str, Any], words: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=re.escape(words)) as raised:
+        jobs(*given, **more)
+    assert "s3cret" not in str(raised.value)
+
+
+def test_a_job_that_goes_needs_no_more_than_its_name() -> None:
+    assert jobs({"name": "old", "state": "absent"})[0]["state"] == "absent"
+
+
+def test_a_job_with_a_file_of_its_own_needs_no_credential() -> None:
+    assert jobs(with_options(api_token_file="/root/token"))[0]["credential"] == {}
+
+
+@pytest.mark.parametrize(("method", "scheduler", "file"), [
+    ("auto", "systemd", "prod.cred"), ("auto", "cron", "prod"), ("systemd", "systemd", "prod"), ("file", "cron", "prod")])
+def test_the_file_of_a_credential(method: str, scheduler: str, file: str) -> None:
+    assert schedule.credential_file({"name": "prod", "method": method}, scheduler) == file
+
+
+def test_requirements_go_by_the_version_of_python() -> None:
+    default = SPEC["schedule_requirements"]["default"]
+    assert schedule.requirements_for(default, "3.11")[0] == "ansible-core==2.19.14"
+    assert schedule.requirements_for(default, "3.13")[0] == "ansible-core==2.21.5"
+    assert len(schedule.requirements_for(default, "3.13")) == len(default) - 1
+    with pytest.raises(AnsibleFilterError, match="is not what pip takes"):
+        schedule.requirements_for(["ansible core"], "3.13")
+
+
+def test_the_example_of_the_readme_is_right() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROLE.parents[1] / "README.md").read_text(), re.S)
+    [play] = yaml.safe_load(next(block for block in blocks if "pve.autosnap.schedule" in block))
+    [role] = play["roles"]
+    assert {name for name in role if name != "role"} <= set(SPEC)
+    made = schedule.schedule_jobs(
+        role["schedule_jobs"], role["schedule_options"], role["schedule_credentials"], "systemd", "/var/lib/autosnap")
+    assert len(made) == 3
+
+
+def test_a_value_for_a_unit_is_quoted() -> None:
+    assert schedule.unit_quoted('A=b "c" \\ 5%') == '"A=b \\"c\\" \\\\ 5%%"'
+
+
+@pytest.mark.parametrize(
+    ("cron", "expected"),
+    [
+        ("15 2 * * *", ["*-*-* 02:15:00"]), ("*/15 * * * *", ["*-*-* *:00/15:00"]), ("0 */4 1-5 * *", ["*-*-01..05 00/4:00:00"]),
+        ("30 3 * * 1-5", ["Mon,Tue,Wed,Thu,Fri *-*-* 03:30:00"]), ("30 3 * * fri-sun", ["Fri,Sat,Sun *-*-* 03:30:00"]),
+        ("5 4 1 * 0", ["*-*-01 04:05:00", "Sun *-*-* 04:05:00"]), ("0 0 1 jan,jul *", ["*-01,07-01 00:00:00"]),
+        ("10-50/20 1 * * 7", ["Sun *-*-* 01:10,30,50:00"]), ("0 3 */2 */3 *", ["*-01/3-01/2 03:00:00"]), ("@weekly", ["weekly"]),
+        ("0 12 * * */2", ["Sun,Tue,Thu,Sat *-*-* 12:00:00"]),
+    ])
+def test_a_cron_schedule_as_a_calendar(cron: str, expected: list[str]) -> None:
+    assert cv4pve.calendars(cron) == expected
+
+
+LINE = "0 1 * * * cv4pve-autosnap --host=a --api-token=u@pve!t=s3cret --vmid=@all "
+
+
+def test_every_option_of_the_original_has_its_place() -> None:
+    made = cv4pve.cv4pve_jobs(
+        LINE + "--timeout=60 --timestamp-format=yyyyMMddHHmm --max-perc-storage=80 --validate-certificate=true --debug --dry-run "
+        "snap --label=daily --keep=7 --state --only-running --script-hook=/h extra\n")
+    [job] = made["schedule_jobs"]
+    assert job["options"] == {
+        "api_host": ["a"], "guests": "@all", "label": "daily", "timestamp_format": "yyyyMMddHHmm", "keep": 7, "hook": "/h",
+        "timeout": "60s", "vmstate": True, "only_running": True, "max_storage_percent": 80}
+    assert [note.split(": ", 1)[1].split(" ")[0] for note in made["notes"]] == ["--dry-run", "--debug", "the", "'extra'"]
+    assert "s3cret" not in str(made)
+    assert schedule.schedule_jobs(
+        [job], {}, [{**made["schedule_credentials"][0], "secret": "x"}], "systemd", "/var/lib/autosnap")
+
+
+def test_a_parameter_file_and_a_selector_that_begins_like_one() -> None:
+    file = "--host=a\n# no\n--username=root\n--password=x\n"
+    made = cv4pve.cv4pve_jobs("0 1 * * * cv4pve-autosnap @/p --vmid @all snap --label d --keep 3\n", {"/p": file})
+    assert made["schedule_jobs"][0]["options"] == {
+        "api_host": ["a"], "guests": "@all", "label": "d", "api_user": "root@pam", "keep": 3}
+    assert made["schedule_credentials"][0]["kind"] == "api_password"
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("# nothing\n", "no line of the crontab calls"), ("cv4pve-autosnap snap\n", "is no cron line"),
+    ("0 1 * * * cv4pve-autosnap --host=a\n", "without snap, clean or status"),
+    ("0 1 * * * cv4pve-autosnap @/nosuch snap\n", "'/nosuch', which cannot be read"),
+    ("@reboot cv4pve-autosnap snap --label=x --keep=1\n", "'@reboot' of the crontab has no counterpart"),
+    ("0 1 * * * cv4pve-autosnap --api-token=s3cret 'snap\n", "cannot be read"),
+])
+def test_a_crontab_that_cannot_be_taken_over(line: str, words: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=re.escape(words)) as raised:
+        cv4pve.cv4pve_jobs(line)
+    assert "s3cret" not in str(raised.value)
+
+
+def test_the_settings_know_what_the_modules_know() -> None:
+    assert set(schedule.SPECS) == {"snap", "clean", "report"} and schedule.SPECS["report"] is arguments.INFO
