@@ -36,15 +36,11 @@ def why_not() -> str:
     return "" if run.returncode == 0 else (run.stdout + run.stderr).strip()
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here needs machines; the tests of one machine go to one worker, in their order."""
+    """Everything here needs machines."""
     reason = why_not()
-    for item in items:
-        suite = next((suite for suite in SUITES if suite in item.name), "")
-        item.add_marker(pytest.mark.xdist_group(suite))
-        if reason:
-            item.add_marker(pytest.mark.skip(reason=reason))
+    for item in items if reason else ():
+        item.add_marker(pytest.mark.skip(reason=reason))
 
 
 class Sinks:
@@ -212,7 +208,7 @@ def until(true: Callable[[], Any], seconds: float = 60) -> Any:
 
 @pytest.fixture(scope="session", params=SUITES)
 def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """One machine of each Debian, for all tests of a worker."""
+    """One machine of each Debian, for all tests; they go on from one another."""
     made = Machine(request.param, tmp_path_factory.mktemp(request.param))
     yield made
     made.close()

@@ -111,7 +111,7 @@ def test_a_write_whose_answer_is_lost_is_not_repeated(failure: Exception, monkey
     script = Script(failure)
     with pytest.raises(errors.LostWrite):
         scripted(script, monkeypatch).write("post", "nodes", "n", "qemu", 100, "snapshot", snapname="x")
-    assert len(script.asked) == 1
+    assert [method for method, _url in script.asked].count("POST") == 1
 
 
 @pytest.mark.parametrize("failure", [REFUSED, requests.ConnectTimeout("slow")])
