@@ -12,7 +12,12 @@ from typing import Any, Dict, List, Mapping, Sequence
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.pve.autosnap.plugins.module_utils import arguments
-from packaging.requirements import InvalidRequirement, Requirement
+
+try:
+    from packaging.requirements import InvalidRequirement, Requirement
+except ImportError:
+    # Only where the filter is looked at without ansible-core, which brings it.
+    Requirement = None
 
 # What a job has where it says nothing; the role's argument spec shows the same.
 DEFAULTS: Dict[str, Any] = {

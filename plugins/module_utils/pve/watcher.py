@@ -96,7 +96,8 @@ class Watcher:
         now = self._clock()
         durations = self._durations.get(task.type) or self._all_durations
         # looks() thinks about it then; to do so for every task that begins costs more than the calls.
-        think = now + min(POLL_MAX, timeout or POLL_MAX, min(durations, default=0.0))
+        shortest = min(durations, default=0.0)
+        think = now + min(POLL_MAX, timeout or POLL_MAX, shortest)
         node = self._nodes.setdefault(task.node, _Node())
         node.due = min(node.due, think) if node.tasks else think
         node.tasks[upid] = _Awaited(task, waiter, now, now, now + timeout if timeout else None, timeout)
