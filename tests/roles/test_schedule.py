@@ -163,6 +163,7 @@ def test_a_missing_credential_fails_before_anything_runs(machine: Machine) -> No
     machine.sinks.mails.clear()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("method", ["systemd", "file"])
 def test_a_credential_in_a_root_only_file(machine: Machine, method: str) -> None:
     variables = machine.variables()
@@ -175,6 +176,7 @@ def test_a_credential_in_a_root_only_file(machine: Machine, method: str) -> None
     assert machine.property(UNIT + ".service", "Result") == "success"
 
 
+@pytest.mark.once
 def test_jobs_change_rest_and_go(machine: Machine) -> None:
     daily, weekly, report = three_jobs()
     daily["on_calendar"] = ["*-*-* 03:30:00", "*-*-* 15:30:00"]
@@ -190,6 +192,7 @@ def test_jobs_change_rest_and_go(machine: Machine) -> None:
     assert machine.schedule(daily).changed == 0
 
 
+@pytest.mark.once
 def test_logs_in_files(machine: Machine) -> None:
     machine.schedule(three_jobs()[0], schedule_log="file")
     machine.run("systemctl", "start", UNIT + ".service")
@@ -237,10 +240,10 @@ def test_cron_has_a_lock_a_time_limit_and_a_voice(machine: Machine) -> None:
     machine.sinks.mails.clear()
     first = subprocess.Popen([str(pathlib.Path(__file__).parents[1] / "tools" / "machine"), "exec", machine.name,
                               "/opt/autosnap/bin/autosnap-job", "slow"], stdin=subprocess.DEVNULL)
-    until(lambda: machine.run("pgrep", "-f", "ansible-playbook pve.autosnap.snap", check=False).stdout)
+    until(lambda: machine.cluster.pve.running_now)
     assert machine.run("/opt/autosnap/bin/autosnap-job", "slow", check=False).returncode == 75
-    users = machine.sh("ps -o user= -C ansible-playbook", check=False).split()
-    assert first.wait(60) == 124 and set(users) <= {"autosnap"}
+    users = machine.sh("grep -l '^ansible-playboo' /proc/[0-9]*/comm | xargs -n 1 dirname | xargs stat -c %U").split()
+    assert first.wait(60) == 124 and set(users) == {"autosnap"}
     assert json.loads(machine.run("cat", "/var/lib/autosnap/slow.status").stdout)["status"] == 124
     assert "time limit" in machine.run("journalctl", "--no-pager", "-o", "cat", "-t", "autosnap-slow").stdout
     assert re.search("Subject: .*slow on .* FAILED", until(lambda: machine.sinks.mails)[0])
@@ -250,6 +253,7 @@ CRONTAB = pathlib.Path(__file__).parent / "crontab.txt"
 WEEKLY = "--host={host}\n--api-token={token}\n# which\n--vmid=@all,-102\nsnap\n--label=weekly\n--keep=4\n"
 
 
+@pytest.mark.once
 def test_a_crontab_of_cv4pve_autosnap_goes_on(machine: Machine, tmp_path: pathlib.Path) -> None:
     """Converted by the playbook, its secrets filled in, scheduled, and run."""
     token = machine.variables()["schedule_credentials"][0]["secret"]
@@ -296,6 +300,7 @@ def newer(tarball: str, directory: pathlib.Path) -> str:
     return str(directory / "pve-autosnap-0.1.1.tar.gz")
 
 
+@pytest.mark.once
 def test_an_upgrade_is_told_and_made(machine: Machine, tmp_path: pathlib.Path) -> None:
     machine.schedule()
     source = {"type": "file", "name": newer(os.environ["AUTOSNAP_TARBALL"], tmp_path)}
