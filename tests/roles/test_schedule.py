@@ -163,7 +163,7 @@ def test_a_missing_credential_fails_before_anything_runs(machine: Machine) -> No
     machine.sinks.mails.clear()
 
 
-@pytest.mark.once
+@pytest.mark.once("trixie")
 @pytest.mark.parametrize("method", ["systemd", "file"])
 def test_a_credential_in_a_root_only_file(machine: Machine, method: str) -> None:
     variables = machine.variables()
@@ -176,7 +176,7 @@ def test_a_credential_in_a_root_only_file(machine: Machine, method: str) -> None
     assert machine.property(UNIT + ".service", "Result") == "success"
 
 
-@pytest.mark.once
+@pytest.mark.once("trixie")
 def test_jobs_change_rest_and_go(machine: Machine) -> None:
     daily, weekly, report = three_jobs()
     daily["on_calendar"] = ["*-*-* 03:30:00", "*-*-* 15:30:00"]
@@ -192,7 +192,7 @@ def test_jobs_change_rest_and_go(machine: Machine) -> None:
     assert machine.schedule(daily).changed == 0
 
 
-@pytest.mark.once
+@pytest.mark.once("trixie")
 def test_logs_in_files(machine: Machine) -> None:
     machine.schedule(three_jobs()[0], schedule_log="file")
     machine.run("systemctl", "start", UNIT + ".service")
@@ -253,7 +253,7 @@ CRONTAB = pathlib.Path(__file__).parent / "crontab.txt"
 WEEKLY = "--host={host}\n--api-token={token}\n# which\n--vmid=@all,-102\nsnap\n--label=weekly\n--keep=4\n"
 
 
-@pytest.mark.once
+@pytest.mark.once("bookworm")
 def test_a_crontab_of_cv4pve_autosnap_goes_on(machine: Machine, tmp_path: pathlib.Path) -> None:
     """Converted by the playbook, its secrets filled in, scheduled, and run."""
     token = machine.variables()["schedule_credentials"][0]["secret"]
@@ -300,7 +300,7 @@ def newer(tarball: str, directory: pathlib.Path) -> str:
     return str(directory / "pve-autosnap-0.1.1.tar.gz")
 
 
-@pytest.mark.once
+@pytest.mark.once("bookworm")
 def test_an_upgrade_is_told_and_made(machine: Machine, tmp_path: pathlib.Path) -> None:
     machine.schedule()
     source = {"type": "file", "name": newer(os.environ["AUTOSNAP_TARBALL"], tmp_path)}
