@@ -48,7 +48,7 @@ POOL_SIZE = 64  # connections are opened as they are needed; who finds none free
 IDLE_MAX = 3.0  # seconds; Proxmox VE closes after 5 (api-facts 6)
 CONNECT_TIMEOUT = 5.0
 ATTEMPTS = 7
-SLOW_ATTEMPTS = 3  # each of them took api_timeout
+SLOW_ATTEMPTS = 3  # in a row, each of which took api_timeout while the node answered nobody
 ALIVE_MEMORY = 5.0  # seconds that an API host which answered is taken for alive
 RETRY_FIRST = 0.25
 RETRY_MAX = 5.0
@@ -345,7 +345,7 @@ class Session:
         hold up those of the living nodes.
         """
         node = str(path[1]) if path[0] == "nodes" and len(path) > 1 else ""
-        attempt = 0
+        attempt = hanging = 0
         while True:
             began = time.monotonic()
             try:
@@ -355,11 +355,12 @@ class Session:
                 return answer
             except errors.PveError as error:
                 attempt += 1
-                silent = time.monotonic() - self._silent.get(node, -NODE_MEMORY) < NODE_MEMORY
+                away = isinstance(error, errors.NodeUnreachable)
+                silent = away and time.monotonic() - self._silent.get(node, -NODE_MEMORY) < NODE_MEMORY
                 hangs = isinstance(error, errors.NodeSlow) and self._answered_at.get(node, began - 1) < began
-                last = attempt >= (SLOW_ATTEMPTS if hangs else ATTEMPTS)
-                if last or not may_repeat(error) or silent and isinstance(error, errors.NodeUnreachable):
-                    if isinstance(error, errors.NodeUnreachable):
+                hanging = hanging + 1 if hangs else 0
+                if attempt == ATTEMPTS or hanging == SLOW_ATTEMPTS or silent or not may_repeat(error):
+                    if away:
                         self._silent[node] = time.monotonic()
                     raise
             self._back_off(attempt)
