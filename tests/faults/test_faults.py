@@ -69,10 +69,12 @@ def test_the_only_api_host_dies_for_good(moment: str) -> None:
         assert set(answer.statuses.values()) == {"failed"}
         assert answer.result["failure"]["code"] in ("host", "lost")
         assert not any(entry["pruned"] for entry in answer.result["guests"])
+        arrived = {vmid for vmid in IDS if posts(cluster, vmid)}
         cluster.call(cluster.pve.revive_host(0))
         later = module(cluster, label="hourly")
         told = {entry["vmid"]: entry["result"] for entry in later.result["unfinished"]}
-        assert set(told) == set(IDS)
+        # A guest whose turn came after the host was away sent nothing, and has nothing unfinished.
+        assert arrived and arrived <= set(told) <= set(IDS)
         assert set(told.values()) <= {"OK", "unknown: a write was sent, and its answer was not seen"}
 
 
