@@ -22,7 +22,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible.module_utils.common.parameters import env_fallback
 
-from .policy import naming, selection
+from .policy import health, naming, selection
 from .policy.retention import PERIODS, Retention
 from .policy.storage_guard import Limits
 from .pve.session import Credentials, base_url
@@ -150,20 +150,24 @@ LIMITS = ArgumentSpec(
         "verbosity": {"type": "str", "choices": ["normal", "full"], "default": "normal"},
     }
 )
+STORAGE_LIMITS = ArgumentSpec(
+    {
+        "max_storage_percent": {"type": "int", "default": 95},
+        "min_storage_free": {"type": "str", "default": "0"},
+    }
+)
 SNAP_ONLY = ArgumentSpec(
     {
         "label": {"type": "str", "required": True},
         "vmstate": {"type": "bool", "default": False},
         "only_running": {"type": "bool", "default": False},
         "min_interval": {"type": "str", "default": "0"},
-        "max_storage_percent": {"type": "int", "default": 95},
-        "min_storage_free": {"type": "str", "default": "0"},
         "on_storage_full": {"type": "str", "choices": ["skip", "prune_first", "fail"], "default": "skip"},
     }
 )
 LABELS = {"type": "list", "elements": "str"}
 
-SNAP = CONNECTION.merge(SELECTION, EXPECT_GUESTS, RECOGNITION, RETENTION, LIMITS, SNAP_ONLY)
+SNAP = CONNECTION.merge(SELECTION, EXPECT_GUESTS, RECOGNITION, RETENTION, LIMITS, STORAGE_LIMITS, SNAP_ONLY)
 CLEAN = CONNECTION.merge(
     SELECTION, RECOGNITION, RETENTION, LIMITS,
     ArgumentSpec(
@@ -173,8 +177,24 @@ CLEAN = CONNECTION.merge(
         },
         required_one_of=(("keep", "retention"),)),
 )
-INFO = CONNECTION.merge(
-    SELECTION, EXPECT_GUESTS, RECOGNITION, ArgumentSpec({"label": {**LABELS, "default": ["*"]}}))
+HEALTH = ArgumentSpec(
+    {
+        "label": {**LABELS, "default": ["*"]},
+        "expect": {
+            "type": "list",
+            "elements": "dict",
+            "options": {
+                "label": {"type": "str", "required": True},
+                "max_age": {"type": "str"},
+                "min_count": {"type": "int", "default": 1},
+                "guests": {"type": "list", "elements": "str"},
+            },
+        },
+        "max_foreign_age": {"type": "str", "default": "0"},
+        "fail_on_status": {"type": "str", "choices": ["never", "warning", "critical"], "default": "never"},
+    }
+)
+INFO = CONNECTION.merge(SELECTION, EXPECT_GUESTS, RECOGNITION, RETENTION, STORAGE_LIMITS, HEALTH)
 
 
 @dataclass(frozen=True)
@@ -259,10 +279,15 @@ class CleanSettings:
 
 @dataclass(frozen=True)
 class InfoSettings:
-    """What to show; ``labels`` is None for every label."""
+    """What to show and to judge; ``labels`` is None for every label, ``max_foreign_age`` is in seconds, 0 for any."""
 
     target: Target
     labels: Optional[Tuple[str, ...]]
+    retention: Optional[Retention]
+    expect: Tuple[health.Expectation, ...]
+    max_foreign_age: int
+    guard: Limits
+    fail_on_status: str
 
 
 def duration(option: str, value: Any) -> int:
@@ -406,11 +431,7 @@ def snap(params: Mapping[str, Any]) -> SnapSettings:
     """The settings of a snapshot run."""
     target = _target(params)
     _check_names(params["label"], target.recognition)
-    if params["keep"] is not None and params["keep"] < 1:
-        raise InputError("keep", "{0} would delete every snapshot; keep at least 1".format(params["keep"]))
-    percent = params["max_storage_percent"]
-    if not 1 <= percent <= 100:
-        raise InputError("max_storage_percent", "{0} is not a percentage from 1 to 100".format(percent))
+    _check_keep(params)
     return SnapSettings(
         target=target,
         limits=_limits(params),
@@ -420,7 +441,7 @@ def snap(params: Mapping[str, Any]) -> SnapSettings:
         vmstate=params["vmstate"],
         only_running=params["only_running"],
         min_interval=duration("min_interval", params["min_interval"]),
-        guard=Limits(percent, size("min_storage_free", params["min_storage_free"])),
+        guard=_guard(params),
         on_storage_full=params["on_storage_full"],
     )
 
@@ -443,7 +464,42 @@ def clean(params: Mapping[str, Any]) -> CleanSettings:
 
 def info(params: Mapping[str, Any]) -> InfoSettings:
     """The settings of an info run."""
-    return InfoSettings(target=_target(params), labels=_labels(params["label"]))
+    _check_keep(params)
+    return InfoSettings(
+        target=_target(params),
+        labels=_labels(params["label"]),
+        retention=_retention(params),
+        expect=tuple(_expectation(given) for given in params["expect"] or ()),
+        max_foreign_age=duration("max_foreign_age", params["max_foreign_age"]),
+        guard=_guard(params),
+        fail_on_status=params["fail_on_status"],
+    )
+
+
+def _expectation(given: Mapping[str, Any]) -> health.Expectation:
+    try:
+        naming.check_label(given["label"])
+        terms = None if given.get("guests") is None else tuple(selection.parse(given["guests"]))
+    except naming.NamingError as error:
+        raise InputError("expect", "label {0}".format(error)) from None
+    except selection.SelectorError as error:
+        raise InputError("expect", "guests of label '{0}': {1}".format(given["label"], error)) from None
+    if given["min_count"] < 1:
+        raise InputError("expect", "min_count of label '{0}' is {1}; expect at least 1 snapshot".format(
+            given["label"], given["min_count"]))
+    return health.Expectation(given["label"], duration("expect", given.get("max_age") or 0), given["min_count"], terms)
+
+
+def _check_keep(params: Mapping[str, Any]) -> None:
+    if params["keep"] is not None and params["keep"] < 1:
+        raise InputError("keep", "{0} would delete every snapshot; keep at least 1".format(params["keep"]))
+
+
+def _guard(params: Mapping[str, Any]) -> Limits:
+    percent = params["max_storage_percent"]
+    if not 1 <= percent <= 100:
+        raise InputError("max_storage_percent", "{0} is not a percentage from 1 to 100".format(percent))
+    return Limits(percent, size("min_storage_free", params["min_storage_free"]))
 
 
 def _labels(labels: Sequence[str]) -> Optional[Tuple[str, ...]]:

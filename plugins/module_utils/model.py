@@ -98,7 +98,10 @@ class SnapshotList:
 
 @dataclass(frozen=True)
 class Storage:
-    """A storage as one node sees it; ``used`` and ``size`` are None where unknown."""
+    """A storage as one node sees it; ``used`` and ``size`` are None where unknown.
+
+    ``for_guests`` is True where it may hold their disks.
+    """
 
     name: str
     node: str
@@ -107,6 +110,7 @@ class Storage:
     available: bool
     used: Optional[int]
     size: Optional[int]
+    for_guests: bool = True
 
     @property
     def key(self) -> Tuple[str, str]:

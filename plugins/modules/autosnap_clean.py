@@ -150,6 +150,29 @@ guests:
       type: list
       elements: str
       returned: always
+    red:
+      description: Whether the guest is not as it should be, which fails the run unless O(fail_on=never).
+      type: bool
+      returned: always
+    held:
+      description: Of each label of the run, the number of whole snapshots that the guest has now and the time of the newest one.
+        Empty where they could not be read.
+      type: list
+      elements: dict
+      returned: always
+      contains:
+        label:
+          description: The label.
+          type: str
+          returned: always
+        count:
+          description: The number.
+          type: int
+          returned: always
+        newest:
+          description: C(snaptime) of the newest, Unix seconds.
+          type: int
+          returned: always
     duration:
       description: Seconds from the first to the last step on the guest.
       type: float
@@ -184,6 +207,9 @@ guests:
       upids:
         - 'UPID:pve1:000003F3:00001BA5:6B038C16:qmdelsnapshot:100:autosnap@pve!test:'
         - 'UPID:pve1:000003F8:00001BC8:6B038C16:qmdelsnapshot:100:autosnap@pve!test:'
+      red: false
+      held:
+        - {label: daily, count: 2, newest: 1795394577}
       duration: 1.0
       warnings: []
       errors: []

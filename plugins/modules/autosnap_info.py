@@ -7,11 +7,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: autosnap_info
-short_description: List the managed snapshots of Proxmox VE guests
+short_description: List the managed snapshots of Proxmox VE guests, and tell whether they are as expected
 version_added: 0.1.0
 description:
   - Lists the managed snapshots of the selected guests, and the broken ones among them.
-  - Needs C(VM.Audit) only.
+  - With O(expect), tells of each guest whether it has the snapshots that it should have.
+  - With O(keep) or O(retention), shows what that retention makes of each snapshot.
+  - Needs C(VM.Audit) only, and C(Datastore.Audit) to see the storages.
 author:
   - pve.autosnap contributors (@pve-autosnap)
 extends_documentation_fragment:
@@ -19,6 +21,7 @@ extends_documentation_fragment:
   - pve.autosnap.selection
   - pve.autosnap.selection.expect
   - pve.autosnap.recognition
+  - pve.autosnap.retention
   - pve.autosnap.attributes
 attributes:
   check_mode:
@@ -34,6 +37,48 @@ options:
     type: list
     elements: str
     default: ["*"]
+  expect:
+    description:
+      - What each guest should have. A guest that meets one expectation and not another is as bad as the worst of them.
+      - Only whole snapshots count. Those that are broken, in progress or of a time that cannot be true protect nobody.
+      - Guests that none covers are V(unprotected).
+    type: list
+    elements: dict
+    suboptions:
+      label:
+        description: Label of the snapshots.
+        type: str
+        required: true
+      max_age:
+        description: The newest must not be older than this by the server's clock, such as V(26h). Any age where it is not set.
+        type: str
+      min_count:
+        description: So many there must be at least.
+        type: int
+        default: 1
+      guests:
+        description: Those of the selected guests that it is for, as in O(guests). All of them where it is not set.
+        type: list
+        elements: str
+  max_foreign_age:
+    description:
+      - Foreign snapshots that are older than this are listed in RV(old_foreign), such as V(30d). V(0) lists none.
+      - They are never touched.
+    type: str
+    default: "0"
+  fail_on_status:
+    description: Whether RV(status) fails the task when it is this or worse.
+    type: str
+    choices: [never, warning, critical]
+    default: never
+  max_storage_percent:
+    description: A storage that is fuller than this is not V(ok) in RV(storages).
+    type: int
+    default: 95
+  min_storage_free:
+    description: A storage with less free space than this is not V(ok) in RV(storages), such as V(50G).
+    type: str
+    default: "0"
 seealso:
   - module: pve.autosnap.autosnap_snap
   - module: pve.autosnap.autosnap_clean
@@ -47,18 +92,30 @@ EXAMPLES = r"""
     guests: "@all"
   register: status
 
-- name: Fail unless each of three guests has a daily snapshot that is younger than 26 hours
+- name: Fail unless every guest has a fresh daily snapshot, and those of production four weekly ones
   pve.autosnap.autosnap_info:
     api_host: pve1.example.com
     api_token_file: /etc/autosnap/token
-    guests: "100,101,102"
+    guests: "@all,-@tag-nosnap"
+    expect:
+      - {label: daily, max_age: 26h}
+      - {label: weekly, max_age: 8d, min_count: 4, guests: "@pool-prod"}
+    max_foreign_age: 30d
+    fail_on_status: critical
+  register: health
+
+- name: Show what a new retention would delete at the next run, before it is put into the job
+  pve.autosnap.autosnap_info:
+    api_host: pve1.example.com
+    api_token_file: /etc/autosnap/token
+    guests: "@all"
     label: daily
-    expect_guests: [100, 101, 102]
-  register: daily
-  failed_when: >-
-    daily is failed or
-    daily.guests | rejectattr('snapshots') | length > 0 or
-    daily.guests | selectattr('snapshots') | map(attribute='snapshots.-1.age') | max > 26 * 3600
+    retention: {last: 3, daily: 7, weekly: 4}
+  register: preview
+
+- name: Show it
+  ansible.builtin.debug:
+    msg: "{{ dict(preview.guests | map(attribute='name') | zip(preview.guests | map(attribute='next_prunes'))) }}"
 """
 
 RETURN = r"""
@@ -98,6 +155,11 @@ guests:
       description: Why it could not be read.
       type: str
       returned: always
+    tags:
+      description: Tags of the guest.
+      type: list
+      elements: str
+      returned: always
     lock:
       description: Lock of the guest, V(null) without.
       type: str
@@ -106,6 +168,29 @@ guests:
       description: Number of foreign snapshots.
       type: int
       returned: always
+    health:
+      description:
+        - V(ok), V(stale) where the newest snapshot is too old, V(missing) where there are too few, V(broken) where one of the
+          label was left half made or half deleted, V(unreachable) where the guest could not be read, or V(unprotected) where no
+          expectation covers it.
+        - That of the worst expectation.
+      type: str
+      returned: with O(expect)
+    health_reason:
+      description: Why, with the error of the last snapshot task where that failed.
+      type: str
+      returned: with O(expect)
+    expectations:
+      description: Every expectation that covers the guest, with C(label), C(status), C(level), C(reason), and C(count) and C(newest)
+        of the whole snapshots; C(newest) in Unix seconds.
+      type: list
+      elements: dict
+      returned: with O(expect)
+    next_prunes:
+      description: Names of the snapshots that the next run of each label would delete with this retention.
+      type: list
+      elements: str
+      returned: with O(keep) or O(retention)
     snapshots:
       description: Managed snapshots of the labels, oldest first.
       type: list
@@ -148,6 +233,15 @@ guests:
           description: Whether it holds the RAM.
           type: bool
           returned: always
+        keep:
+          description: Whether the retention keeps it as things are, without a new snapshot.
+          type: bool
+          returned: with O(keep) or O(retention)
+        why:
+          description: Why, such as V(daily 2026-11-22).
+          type: list
+          elements: str
+          returned: with O(keep) or O(retention)
   sample:
     - vmid: 100
       name: web1
@@ -155,8 +249,13 @@ guests:
       node: pve1
       status: ok
       reason: ''
+      tags: [prod]
       lock: null
       foreign: 1
+      health: ok
+      health_reason: ''
+      expectations:
+        - {label: daily, status: ok, level: ok, reason: '', count: 1, newest: 1795394577}
       snapshots:
         - name: autodaily261123004257
           label: daily
@@ -173,14 +272,66 @@ guests:
       node: pve3
       status: unreachable
       reason: node pve3 is offline
+      tags: []
       lock: null
       foreign: 0
+      health: unreachable
+      health_reason: node pve3 is offline
+      expectations:
+        - {label: daily, status: unreachable, level: critical, reason: node pve3 is offline, count: 0, newest: null}
       snapshots: []
 summary:
   description: How many guests matched, how many could not be read, and the number of managed snapshots listed.
   returned: when the cluster could be read
   type: dict
   sample: {"matched": 3, "unreachable": 1, "snapshots": 3}
+status:
+  description:
+    - V(critical) where a guest is stale, missing or unreachable, or broken without enough good snapshots; V(warning) where something
+      else needs a look, such as an unprotected guest, a broken or an old foreign snapshot, a full storage, or a term that matched
+      nothing; else V(ok).
+  returned: when the cluster could be read
+  type: str
+  sample: critical
+health:
+  description: Number of guests by RV(guests[].health).
+  returned: with O(expect)
+  type: dict
+  sample: {"ok": 1, "stale": 0, "missing": 0, "broken": 0, "unreachable": 1, "unprotected": 0}
+old_foreign:
+  description: Foreign snapshots older than O(max_foreign_age).
+  returned: when the cluster could be read
+  type: list
+  elements: dict
+  sample:
+    - vmid: 100
+      name: web1
+      node: pve1
+      snapshot: before_upgrade
+      snaptime: 1791394577
+      age: 4000000
+      description: by Tom
+storages:
+  description: Storages that may hold disks of guests, as in M(pve.autosnap.autosnap_snap); C(ok) tells whether they keep the limits.
+  returned: when the cluster could be read
+  type: list
+  elements: dict
+  sample:
+    - storage: local-lvm
+      node: pve1
+      type: lvmthin
+      shared: false
+      used: 107374182400
+      size: 536870912000
+      promised: 0
+      percent: 20.0
+      ok: true
+      reason: ''
+server_time:
+  description: The server's clock, Unix seconds; ages are counted from it.
+  returned: when the cluster could be read
+  type: int
+  sample: 1795394583
 unmatched:
   description: Terms of the selector that matched nothing, or that could not be decided.
   returned: when the cluster could be read

@@ -230,6 +230,29 @@ guests:
       type: list
       elements: str
       returned: always
+    red:
+      description: Whether the guest is not as it should be, which fails the run unless O(fail_on=never).
+      type: bool
+      returned: always
+    held:
+      description: Of each label of the run, the number of whole snapshots that the guest has now and the time of the newest one.
+        Empty where they could not be read.
+      type: list
+      elements: dict
+      returned: always
+      contains:
+        label:
+          description: The label.
+          type: str
+          returned: always
+        count:
+          description: The number.
+          type: int
+          returned: always
+        newest:
+          description: C(snaptime) of the newest, Unix seconds.
+          type: int
+          returned: always
     duration:
       description: Seconds from the first to the last step on the guest.
       type: float
@@ -263,6 +286,9 @@ guests:
       upids:
         - 'UPID:pve1:000003E9:00001B5F:6B038C11:qmsnapshot:100:autosnap@pve!test:'
         - 'UPID:pve1:000003F1:00001B97:6B038C12:qmdelsnapshot:100:autosnap@pve!test:'
+      red: false
+      held:
+        - {label: daily, count: 2, newest: 1795394577}
       duration: 1.5
       warnings: []
       errors: []
@@ -280,6 +306,9 @@ guests:
       upids:
         - 'UPID:pve1:000003EE:00001B82:6B038C11:qmdelsnapshot:105:autosnap@pve!test:'
         - 'UPID:pve1:000003F2:00001B9E:6B038C12:qmdelsnapshot:105:autosnap@pve!test:'
+      red: true
+      held:
+        - {label: daily, count: 2, newest: 1795394577}
       duration: 1.2
       warnings: []
       errors: []

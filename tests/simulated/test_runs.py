@@ -753,3 +753,21 @@ def test_a_secret_in_the_wrong_option_is_not_repeated() -> None:
     with Running(world(guest(100))) as cluster, pytest.raises(arguments.InputError) as raised:
         run_snap(cluster, api_token=None, api_token_id="autosnap@pve!test=" + SECRET, api_token_secret="x")
     assert SECRET not in str(raised.value) and "api_token" in str(raised.value)
+
+
+def test_what_a_guest_holds_after_a_run_is_told_as_it_is() -> None:
+    with Running(world(guest(100, snapshots=[*daily(3), *daily(2, "weekly")]), guest(101, node="pve2"), guest(102),
+                       nodes={"pve1": {}, "pve2": {"online": False}})) as cluster:
+        checked = run_snap(cluster, keep=2, check=True)
+        report = run_snap(cluster, keep=2)
+        for made in (checked, report):
+            [held] = entry(made, 100)["held"]
+            assert (held["label"], held["count"]) == ("daily", 2)
+            assert abs(held["newest"] - time.time()) < 5
+            assert entry(made, 101)["held"] == []
+            assert entry(made, 102)["held"][0]["count"] == 1
+            assert {item["vmid"]: item["red"] for item in made.result["guests"]} == {100: False, 101: True, 102: False}
+        cleaned = run_clean(cluster, "100", label=["*"], keep=1)
+        assert [(held["label"], held["count"]) for held in entry(cleaned, 100)["held"]] == [("daily", 1), ("weekly", 1)]
+        listed = entry(run_info(cluster), 100)["snapshots"]
+        assert {s["label"]: s["snaptime"] for s in listed} == {h["label"]: h["newest"] for h in entry(cleaned, 100)["held"]}

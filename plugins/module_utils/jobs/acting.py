@@ -290,7 +290,8 @@ class GuestRun:
             self.outcome.warnings.append("create {0}: {1}".format(name, done.warning))
         self.outcome.finish("created")
         self._waited, self._pause = 0.0, LOCK_POLL
-        self._created = Snapshot(name, int(self._crew.session.clock.now()), self._crew.retainer.recognition.markers[0])
+        self.outcome.made_at = int(self._crew.session.clock.now())
+        self._created = Snapshot(name, self.outcome.made_at, self._crew.retainer.recognition.markers[0])
         return True
 
     def _made_meanwhile(self) -> bool:

@@ -3,42 +3,46 @@
 # SPDX-License-Identifier: BSD-2-Clause
 
 # This module util is PRIVATE to the collection: it may change without notice.
-"""The info job: which guests have which managed snapshots, and what is broken."""
+"""The info job: which guests have which managed snapshots, what is broken, and whether that is as expected."""
 
 from __future__ import annotations
 
 import datetime
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from dataclasses import replace
+from typing import Any, Dict, Iterable, List, Sequence, Tuple
 
 from ..arguments import InfoSettings
-from ..model import Snapshot
-from ..policy.retention import sort_snapshots
+from ..model import Guest, Snapshot, Storage
+from ..policy import health, selection, storage_guard
+from ..policy.retention import Decision, Sorted, sort_snapshots
 from ..pve.cluster import Cluster
 from ..pve.session import Session
 from ..pve.tasks import SUCCESS, Tasks
 from . import outcome
-from .plan import SNAPSHOT_LOCKS, broken_entry
-from .reading import GuestState, Situation, read_situation
+from .plan import SNAPSHOT_LOCKS, Retainer, broken_entry, pruned
+from .reading import GuestState, Situation, in_parallel, read_situation
 from .run import Report
+
+Verdicts = Dict[int, List[health.Verdict]]
 
 
 def info(settings: InfoSettings, session: Session) -> Report:
-    """Read and list; changes nothing."""
+    """Read, judge and list; changes nothing."""
     began = time.monotonic()
     cluster = Cluster(session)
     tasks = Tasks(session, cluster)
-    situation = read_situation(session, cluster, settings.target, with_config=False)
-    guests = [_entry(state, situation, settings) for state in situation.states]
-    guests += [_unread(guest.vmid, guest.name, guest.type, guest.node, reason) for guest, reason in situation.undecided]
+    terms = [term for expectation in settings.expect for term in expectation.terms or ()]
+    situation = read_situation(session, cluster, settings.target, with_config=False, more_terms=terms)
+    verdicts, unmet = _verdicts(situation, settings)
+    _name_failed_tasks(verdicts, situation, tasks)
+    guests = [_entry(state, situation, settings, verdicts) for state in situation.states]
+    guests += [_unread(guest, reason, settings, verdicts) for guest, reason in situation.undecided]
     guests.sort(key=lambda entry: int(entry["vmid"]))
-    matched = [int(entry["vmid"]) for entry in guests]
-    problems = outcome.unmatched_problems(situation, settings.target)
-    problems += outcome.expectation_problems(matched, settings.target)
-    if not guests and settings.target.fail_unmatched:
-        problems.append("the selector matches no guest at all; " + outcome.EMPTY_HINT)
+    unmatched = [*situation.unmatched, *unmet]
     result: Dict[str, Any] = {
         "changed": False,
+        "server_time": situation.server_time,
         "guests": guests,
         "summary": {
             "matched": len(guests),
@@ -46,28 +50,116 @@ def info(settings: InfoSettings, session: Session) -> Report:
             "snapshots": sum(len(entry["snapshots"]) for entry in guests),
         },
         "broken": [entry for state in situation.states for entry in _broken(state, situation, settings, tasks)],
+        "old_foreign": [entry for state in situation.states for entry in _old_foreign(state, situation, settings)],
+        "storages": storage_guard.table(_storages(situation), storage_guard.Ledger(), settings.guard),
         "templates": [{"vmid": g.vmid, "name": g.name or "", "node": g.node} for g in situation.templates],
-        "unmatched": [
-            {"term": term.term, "exclude": term.exclude, "reason": term.reason} for term in situation.unmatched],
-        "api_calls": session.calls,
-        "duration": round(time.monotonic() - began, 1),
+        "unmatched": [{"term": term.term, "exclude": term.exclude, "reason": term.reason} for term in unmatched],
     }
-    warnings = ["selector term '{0}' {1}".format(term.term, term.reason) for term in situation.unmatched]
+    if settings.expect:
+        result["health"] = {status: sum(1 for entry in guests if entry["health"] == status) for status in health.STATUSES}
+    result["status"] = _level(result, verdicts)
+    problems = outcome.unmatched_problems(situation, settings.target)
+    if settings.target.fail_unmatched:
+        problems += ["option 'expect': '{0}' {1}".format(term.term, term.reason) for term in unmet]
+    problems += outcome.expectation_problems([int(entry["vmid"]) for entry in guests], settings.target)
+    if not guests and settings.target.fail_unmatched:
+        problems.append("the selector matches no guest at all; " + outcome.EMPTY_HINT)
+    if settings.fail_on_status in health.LEVELS[1:health.LEVELS.index(result["status"]) + 1]:
+        problems.append("the status is {0}: {1}".format(result["status"], _findings(result)))
+    result["api_calls"] = session.calls
+    result["duration"] = round(time.monotonic() - began, 1)
+    message = "; ".join(problems) or "{matched} guests, {snapshots} managed snapshots".format(**result["summary"])
+    return Report(result, bool(problems), message, tuple(_warnings(guests, unmatched, situation)))
+
+
+def _verdicts(situation: Situation, settings: InfoSettings) -> Tuple[Verdicts, List[selection.Unmatched]]:
+    """Every expectation's verdict on every guest that it covers, and what covers nobody.
+
+    Guests that a term may or may not mean cannot be read either, and count as covered.
+    """
+    states = {state.guest.vmid: state for state in situation.states}
+    reasons = {guest.vmid: reason for guest, reason in situation.undecided}
+    guests = [state.guest for state in situation.states] + [guest for guest, _reason in situation.undecided]
+    verdicts: Verdicts = {guest.vmid: [] for guest in guests}
+    unmet: List[selection.Unmatched] = []
+    for expectation in settings.expect:
+        covered: Sequence[Guest] = guests
+        if expectation.terms is not None:
+            chosen = selection.select(expectation.terms, guests, situation.pools)
+            covered = [*chosen.selected, *chosen.undecided]
+            unmet += [
+                replace(term, reason="of the expectation for label '{0}' matched none of the selected guests; is it spelt "
+                                     "right?".format(expectation.label))
+                for term in chosen.unmatched if not term.exclude]
+        for guest in covered:
+            state = states.get(guest.vmid)
+            if state is None or state.problem is not None:
+                reason = state.problem.message if state and state.problem else reasons[guest.vmid]
+                verdicts[guest.vmid].append(health.unreachable(expectation, reason))
+            else:
+                verdicts[guest.vmid].append(
+                    health.judge(expectation, _sorted(state, situation, settings), situation.server_time))
+    return verdicts, unmet
+
+
+def _name_failed_tasks(verdicts: Verdicts, situation: Situation, tasks: Tasks) -> None:
+    """Say of each guest that lacks a snapshot how its last snapshot task ended, where that failed. One call each."""
+    lacking = [
+        state for state in situation.states
+        if state.problem is None and any(verdict.level == health.LEVELS[2] for verdict in verdicts[state.guest.vmid])]
+    for state, (_upid, result) in zip(lacking, in_parallel(lambda state: tasks.newest(state.guest), lacking)):
+        if result not in ("", "running") and not SUCCESS.match(result):
+            vmid = state.guest.vmid
+            verdicts[vmid] = [
+                replace(verdict, reason="{0}; its last snapshot task failed: {1}".format(verdict.reason, result))
+                if verdict.level == health.LEVELS[2] else verdict for verdict in verdicts[vmid]]
+
+
+def _level(result: Dict[str, Any], verdicts: Verdicts) -> str:
+    """The cluster's level: that of the worst guest; what else needs somebody's eyes is a warning."""
+    levels = [verdict.level for found in verdicts.values() for verdict in found]
+    if result["summary"]["unreachable"]:
+        levels.append("critical")
+    if result.get("health", {}).get(health.UNPROTECTED) or result["broken"] or result["old_foreign"] or any(
+            not term["exclude"] for term in result["unmatched"]) or any(not row["ok"] for row in result["storages"]):
+        levels.append("warning")
+    return health.highest(levels)
+
+
+def _findings(result: Dict[str, Any]) -> str:
+    """What is not as it should be, in numbers."""
+    counts = [(count, status) for status, count in result.get("health", {}).items() if status != health.OK]
+    if "health" not in result:
+        counts = [(result["summary"]["unreachable"], "unreachable")]
+    counts += [
+        (len(result["broken"]), "broken snapshots"), (len(result["old_foreign"]), "old foreign snapshots"),
+        (sum(1 for row in result["storages"] if not row["ok"]), "storages too full or unknown"),
+        (sum(1 for term in result["unmatched"] if not term["exclude"]), "terms without a guest")]
+    return ", ".join("{0} {1}".format(count, word) for count, word in counts if count)
+
+
+def _warnings(
+    guests: Sequence[Dict[str, Any]], unmatched: Sequence[selection.Unmatched], situation: Situation
+) -> Iterable[str]:
+    for term in unmatched:
+        yield "selector term '{0}' {1}".format(term.term, term.reason)
     if not guests:
-        warnings.append("the selector matches no guest" + (" but templates" if situation.templates else ""))
+        yield "the selector matches no guest" + (" but templates" if situation.templates else "")
     unread = [str(entry["vmid"]) for entry in guests if entry["status"] != "ok"]
     if unread:
-        warnings.append("{0} guests could not be read: {1}".format(len(unread), ", ".join(unread[:20])))
-    message = "; ".join(problems) or "{matched} guests, {snapshots} managed snapshots".format(**result["summary"])
-    return Report(result, bool(problems), message, tuple(warnings))
+        yield "{0} guests could not be read: {1}".format(len(unread), ", ".join(unread[:20]))
 
 
-def _entry(state: GuestState, situation: Situation, settings: InfoSettings) -> Dict[str, Any]:
+def _sorted(state: GuestState, situation: Situation, settings: InfoSettings) -> Sorted:
+    return sort_snapshots(
+        state.snapshots.snapshots, settings.target.recognition, situation.server_time, locked=bool(state.guest.lock))
+
+
+def _entry(state: GuestState, situation: Situation, settings: InfoSettings, verdicts: Verdicts) -> Dict[str, Any]:
     guest = state.guest
     if state.problem is not None:
-        return _unread(guest.vmid, guest.name, guest.type, guest.node, state.problem.message)
-    found = sort_snapshots(
-        state.snapshots.snapshots, settings.target.recognition, situation.server_time, locked=bool(guest.lock))
+        return _unread(guest, state.problem.message, settings, verdicts)
+    found = _sorted(state, situation, settings)
     managed: List[Tuple[str, str, Snapshot]] = [
         (label, "whole", snapshot) for label, group in found.whole.items() for snapshot in group]
     managed += [(label, "broken", snapshot) for label, snapshot in found.broken if label]
@@ -75,24 +167,68 @@ def _entry(state: GuestState, situation: Situation, settings: InfoSettings) -> D
     managed += [(label, "bad_time", snapshot) for label, snapshot in found.suspect]
     shown = [entry for entry in managed if settings.labels is None or entry[0] in settings.labels]
     shown.sort(key=lambda entry: (entry[2].snaptime, entry[2].name))
-    return {
-        "vmid": guest.vmid,
-        "name": guest.name or "",
-        "type": guest.type,
-        "node": guest.node,
+    entry: Dict[str, Any] = {
+        **_who(guest),
         "status": "ok",
         "reason": "",
         "lock": guest.lock,
         "foreign": len(found.foreign),
         "snapshots": [_snapshot(label, kind, s, situation.server_time, settings) for label, kind, s in shown],
+        **_health(guest, settings, verdicts),
     }
+    if settings.retention is not None:
+        _preview(entry, state, situation, settings)
+    return entry
 
 
-def _unread(vmid: int, name: Optional[str], kind: str, node: str, reason: str) -> Dict[str, Any]:
+def _who(guest: Guest) -> Dict[str, Any]:
+    return {"vmid": guest.vmid, "name": guest.name or "", "type": guest.type, "node": guest.node, "tags": list(guest.tags)}
+
+
+def _health(guest: Guest, settings: InfoSettings, verdicts: Verdicts) -> Dict[str, Any]:
+    """The keys of a guest's entry that ``expect`` adds."""
+    if not settings.expect:
+        return {}
+    found = verdicts[guest.vmid]
+    worst = health.worst(found)
     return {
-        "vmid": vmid, "name": name or "", "type": kind, "node": node, "status": "unreachable", "reason": reason,
-        "lock": None, "foreign": 0, "snapshots": [],
+        "health": health.UNPROTECTED if worst is None else worst.status,
+        "health_reason": "no expectation covers it" if worst is None else worst.reason,
+        "expectations": [
+            {
+                "label": verdict.label, "status": verdict.status, "level": verdict.level, "reason": verdict.reason,
+                "count": verdict.count, "newest": verdict.newest,
+            }
+            for verdict in found],
     }
+
+
+def _preview(entry: Dict[str, Any], state: GuestState, situation: Situation, settings: InfoSettings) -> None:
+    """Add what the retention makes of each snapshot as things are, and what the next run of each label would prune."""
+    recognition = settings.target.recognition
+    retainer = Retainer(recognition, settings.labels, settings.retention, recognition.timezone)
+    snapshots, server_time = state.snapshots.snapshots, situation.server_time
+    decisions = {decision.snapshot.name: decision for decision in retainer.decide(snapshots, server_time)}
+    for snapshot in entry["snapshots"]:
+        decision = decisions.get(snapshot["name"])
+        snapshot["keep"] = True if decision is None else decision.keep
+        snapshot["why"] = [snapshot["state"] + ": not counted, not pruned"] if decision is None else list(decision.why)
+    labels = settings.labels or tuple(sorted({snapshot["label"] for snapshot in entry["snapshots"]}))
+    next_run: List[Decision] = []
+    for label in labels:
+        name = recognition.free_name(label, server_time, [snapshot.name for snapshot in snapshots])
+        created = Snapshot(name or "", server_time, recognition.markers[0])
+        next_run += replace(retainer, labels=(label,)).decide(snapshots, server_time, created)
+    entry["next_prunes"] = [snapshot.name for snapshot in pruned(next_run)]
+
+
+def _unread(guest: Guest, reason: str, settings: InfoSettings, verdicts: Verdicts) -> Dict[str, Any]:
+    entry: Dict[str, Any] = {
+        **_who(guest), "status": "unreachable", "reason": reason, "lock": None, "foreign": 0, "snapshots": [],
+        **_health(guest, settings, verdicts)}
+    if settings.retention is not None:
+        entry["next_prunes"] = []
+    return entry
 
 
 def _snapshot(label: str, state: str, snapshot: Snapshot, server_time: int, settings: InfoSettings) -> Dict[str, Any]:
@@ -115,8 +251,7 @@ def _snapshot(label: str, state: str, snapshot: Snapshot, server_time: int, sett
 
 def _broken(state: GuestState, situation: Situation, settings: InfoSettings, tasks: Tasks) -> List[Dict[str, object]]:
     """Entries of broken snapshots, also of those under a lock whose task is seen to have ended."""
-    found = sort_snapshots(
-        state.snapshots.snapshots, settings.target.recognition, situation.server_time, locked=bool(state.guest.lock))
+    found = _sorted(state, situation, settings)
     left = found.broken or (found.in_progress if state.guest.lock in SNAPSHOT_LOCKS else ())
     upid, result = tasks.newest(state.guest) if left else ("", "")
     if not found.broken and (result in ("", "running") or SUCCESS.match(result)):
@@ -124,3 +259,29 @@ def _broken(state: GuestState, situation: Situation, settings: InfoSettings, tas
     return [
         {**broken_entry(state.guest, snapshot, situation.server_time), "task": upid, "task_result": result}
         for label, snapshot in left if settings.labels is None or label in settings.labels]
+
+
+def _old_foreign(state: GuestState, situation: Situation, settings: InfoSettings) -> List[Dict[str, object]]:
+    """Foreign snapshots older than ``max_foreign_age``: somebody may have forgotten them, and they fill the storage."""
+    if not settings.max_foreign_age or state.problem is not None:
+        return []
+    old = [
+        snapshot for snapshot in _sorted(state, situation, settings).foreign
+        if snapshot.snaptime and situation.server_time - snapshot.snaptime > settings.max_foreign_age]
+    return [
+        {
+            "vmid": state.guest.vmid, "name": state.guest.name or "", "node": state.guest.node, "snapshot": snapshot.name,
+            "snaptime": snapshot.snaptime, "age": situation.server_time - snapshot.snaptime,
+            "description": snapshot.description,
+        }
+        for snapshot in sorted(old, key=lambda snapshot: (snapshot.snaptime, snapshot.name))]
+
+
+def _storages(situation: Situation) -> List[Storage]:
+    """The storages that may hold guests' disks, a shared one once; those of nodes that are off tell nothing."""
+    online = {node.name for node in situation.resources.nodes if node.online}
+    found: Dict[Tuple[str, str], Storage] = {}
+    for storage in situation.resources.storages:
+        if storage.for_guests and storage.node in online:
+            found.setdefault(storage.key, storage)
+    return list(found.values())

@@ -29,7 +29,7 @@ NOT_DELETED = "no rule keeps it, but it was not deleted in this run"
 class Outcome:
     """One guest's part of the result, filled while the run goes on. Times are monotonic seconds.
 
-    ``unseen`` while a write was sent whose end is not known.
+    ``unseen`` while a write was sent whose end is not known; ``made_at`` is the ``snaptime`` of what was made, Unix seconds.
     """
 
     plan: GuestPlan
@@ -37,6 +37,7 @@ class Outcome:
     reason: str = ""
     red: bool = False
     snapshot: str = ""
+    made_at: int = 0
     pruned: List[str] = field(default_factory=list)
     repaired: List[str] = field(default_factory=list)
     upids: List[str] = field(default_factory=list)
@@ -80,11 +81,13 @@ class Outcome:
             "type": guest.type,
             "node": guest.node,
             "status": self.status,
+            "red": self.red,
             "reason": self.reason if full else self.reason[:REASON_MAX],
             "snapshot": self.snapshot,
             "pruned": list(self.pruned),
             "repaired": list(self.repaired),
             "upids": self.upids if full else self.upids[-UPIDS_MAX:],
+            "held": self._held(),
             "duration": round((self.ended or 0.0) - (self.began or 0.0), 1),
             "warnings": self._texts(self.warnings, full),
             "errors": self._texts(self.errors, full),
@@ -92,6 +95,16 @@ class Outcome:
         if full:
             entry["kept"] = self._kept()
         return entry
+
+    def _held(self) -> List[Dict[str, Any]]:
+        """How many whole snapshots of each label the guest has now, and the newest one's time; [] where unknown."""
+        if self.plan.whole is None:
+            return []
+        times: Dict[str, List[int]] = {self.plan.label: [self.made_at]} if self.snapshot else {}
+        for label, snapshot in self.plan.whole:
+            if snapshot.name not in self.pruned:
+                times.setdefault(label, []).append(snapshot.snaptime)
+        return [{"label": label, "count": len(found), "newest": max(found)} for label, found in sorted(times.items())]
 
     def _kept(self) -> List[Dict[str, Any]]:
         """What stays, by the decisions that were carried out, and what stays although they would delete it."""
@@ -117,7 +130,7 @@ def planned(plan: GuestPlan) -> Outcome:
     else:
         outcome.finish("unchanged", plan.reason)
     if plan.create and not plan.prune_first:
-        outcome.snapshot = plan.create
+        outcome.snapshot, outcome.made_at = plan.create, plan.time
     outcome.pruned = [snapshot.name for snapshot in plan.prunes]
     outcome.repaired = [snapshot.name for snapshot in plan.repairs]
     return outcome

@@ -76,7 +76,8 @@ class GuestPlan:
 
     ``status`` is set where nothing is to be done. ``decisions`` take the planned snapshot as made;
     ``without_create`` is what may go if it is not (law 4). ``prune_first`` is the storage guard's
-    refusal that pruning may lift.
+    refusal that pruning may lift. ``whole`` are the whole snapshots of the run's labels, with their label; it is None
+    where they could not be read. ``label`` and ``time`` (Unix seconds) are those of the planned snapshot.
     """
 
     state: GuestState
@@ -84,6 +85,8 @@ class GuestPlan:
     reason: str = ""
     red: bool = False
     create: str = ""
+    label: str = ""
+    time: int = 0
     vmstate: bool = False
     decisions: Tuple[Decision, ...] = ()
     without_create: Tuple[Decision, ...] = ()
@@ -93,6 +96,7 @@ class GuestPlan:
     storages: Tuple[Hashable, ...] = ()
     serial: Tuple[Hashable, ...] = ()
     warnings: Tuple[str, ...] = ()
+    whole: Optional[Tuple[Tuple[str, Snapshot], ...]] = None
 
     @property
     def guest(self) -> Guest:
@@ -185,7 +189,7 @@ class _SnapPlanner:
         reason = "{0}; {1} is made if pruning makes room".format(refusal, name) if refusal else ""
         decisions = tuple(self.retainer.decide(listed.snapshots, self.situation.server_time, created))
         return replace(
-            base, create=name, vmstate=vmstate, reason=reason, prune_first=refusal, needs=verdict.needs, decisions=decisions,
+            base, create=name, label=self.settings.label, time=self.now, vmstate=vmstate, reason=reason, prune_first=refusal, needs=verdict.needs, decisions=decisions,
             warnings=_agent_warning(state, vmstate))
 
 
@@ -259,13 +263,19 @@ def _plan(
         GuestPlan(GuestState(guest), "unreachable", reason, red=True) for guest, reason in situation.undecided]
     broken: List[Dict[str, object]] = []
     warnings: List[str] = []
+    whole: Dict[int, Tuple[Tuple[str, Snapshot], ...]] = {}
     for state in situation.states:
         found = sort_snapshots(
             state.snapshots.snapshots, retainer.recognition, situation.server_time, locked=bool(state.guest.lock))
         broken += [broken_entry(state.guest, snapshot, situation.server_time) for _label, snapshot in found.broken]
         warnings += _clock_warnings(state.guest, found)
+        if state.problem is None:
+            whole[state.guest.vmid] = tuple(
+                (label, snapshot) for label, group in found.whole.items() for snapshot in group
+                if retainer.labels is None or label in retainer.labels)
+    planned = [replace(guest, whole=whole.get(guest.guest.vmid)) for guest in guests]
     return Plan(
-        tuple(sorted(guests, key=lambda g: g.guest.vmid)), tuple(storages), tuple(broken), tuple(warnings))
+        tuple(sorted(planned, key=lambda g: g.guest.vmid)), tuple(storages), tuple(broken), tuple(warnings))
 
 
 def broken_entry(guest: Guest, snapshot: Snapshot, server_time: int) -> Dict[str, object]:

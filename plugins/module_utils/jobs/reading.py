@@ -36,7 +36,10 @@ class GuestState:
 
 @dataclass(frozen=True)
 class Situation:
-    """Everything a plan is made from. ``server_time`` is the server's clock, Unix seconds."""
+    """Everything a plan is made from. ``server_time`` is the server's clock, Unix seconds.
+
+    ``pools`` are the members of every pool that a term names, in lower case.
+    """
 
     resources: Resources
     states: Tuple[GuestState, ...]
@@ -44,23 +47,29 @@ class Situation:
     undecided: Tuple[Tuple[Guest, str], ...]
     unmatched: Tuple[selection.Unmatched, ...]
     server_time: int
+    pools: Dict[str, frozenset[int]]
 
 
-def read_situation(session: Session, cluster: Cluster, target: Target, with_config: bool = True) -> Situation:
+def read_situation(
+    session: Session, cluster: Cluster, target: Target, with_config: bool = True, more_terms: Sequence[selection.Term] = ()
+) -> Situation:
     """Read the cluster once, select, and read each selected guest (two calls each, in parallel).
 
+    The pools of ``more_terms`` are read too; these terms select nobody.
     Raises the errors that leave nothing to work on: no host, no way in, no quorum is none of them.
     """
     resources = cluster.resources()
     session.expect_nodes([node.name for node in resources.nodes])
     offline = {node.name for node in resources.nodes if node.status == "offline"}
     guests, configs = _name(cluster, resources.guests, offline)
-    pools = cluster.pool_members(sorted({pool for term in target.terms for pool in term.pools}))
+    named = {pool for term in target.terms for pool in term.pools}
+    members = cluster.pool_members(sorted(named | {pool for term in more_terms for pool in term.pools}))
+    pools = {pool: frozenset(ids) for pool, ids in members.items()}
     visible = {guest.vmid for guest in guests}
-    invisible = {vmid: pool for pool, ids in pools.items() for vmid in ids if vmid not in visible}
+    invisible = {vmid: pool for pool in sorted(named) for vmid in pools[pool] if vmid not in visible}
     hidden = [Guest(vmid, "", "", "unknown") for vmid in sorted(invisible)]
     chosen = selection.select(
-        target.terms, [*guests, *hidden], {pool: frozenset(ids) for pool, ids in pools.items()}, frozenset(invisible))
+        target.terms, [*guests, *hidden], pools, frozenset(invisible))
     templates = [guest for guest in chosen.selected if guest.template]
     undecided = [
         (guest, "member of pool '{0}', but not visible: grant VM.Audit on /vms/{1} or on the pool".format(
@@ -95,7 +104,7 @@ def read_situation(session: Session, cluster: Cluster, target: Target, with_conf
             # An answer of a shape never seen must not cost the other guests their snapshots (law 9).
             return GuestState(guest, problem=errors.PveError("an answer about it was not understood: {0!r}".format(error)))
 
-    states = _in_parallel(read, [guest for guest in chosen.selected if not guest.template])
+    states = in_parallel(read, [guest for guest in chosen.selected if not guest.template])
     templates += [state.guest for state in states if state.config.template]
     return Situation(
         resources=resources,
@@ -104,6 +113,7 @@ def read_situation(session: Session, cluster: Cluster, target: Target, with_conf
         undecided=tuple(undecided),
         unmatched=chosen.unmatched,
         server_time=session.clock.now(),
+        pools=pools,
     )
 
 
@@ -140,12 +150,13 @@ def _name(
             return guest, None
         return replace(guest, name=config.name or "", template=config.template), config
 
-    found = {guest.vmid: (guest, config) for guest, config in _in_parallel(read, nameless)}
+    found = {guest.vmid: (guest, config) for guest, config in in_parallel(read, nameless)}
     named = [found[guest.vmid][0] if guest.vmid in found else guest for guest in guests]
     return named, {vmid: config for vmid, (_guest, config) in found.items() if config is not None}
 
 
-def _in_parallel(function: Callable[[_In], _Out], items: Sequence[_In]) -> List[_Out]:
+def in_parallel(function: Callable[[_In], _Out], items: Sequence[_In]) -> List[_Out]:
+    """The function's answers in the order of ``items``; READERS at once."""
     if not items:
         return []
     with ThreadPoolExecutor(max_workers=min(READERS, len(items))) as pool:

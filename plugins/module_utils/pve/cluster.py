@@ -19,6 +19,7 @@ _QEMU_DISK = re.compile(r"\A(?:scsi|virtio|ide|sata)\d+\Z|\A(?:efidisk|tpmstate)
 _LXC_DISK = re.compile(r"\A(?:rootfs|mp\d+)\Z")
 _SIZE = re.compile(r"\A(\d+(?:\.\d+)?)([KMGT]?)\Z")
 _UNITS = {"": 1, "K": 1024, "M": 1024 ** 2, "G": 1024 ** 3, "T": 1024 ** 4}
+_GUEST_CONTENT = frozenset(("images", "rootdir"))
 _TAGS = re.compile(r"[,;\s]+")
 
 
@@ -122,6 +123,7 @@ def _storage(item: Dict[str, Any]) -> Storage:
         available=item.get("status") == "available",
         used=_number(item.get("disk")),
         size=_number(item.get("maxdisk")),
+        for_guests=not item.get("content") or bool(_GUEST_CONTENT & set(str(item["content"]).split(","))),
     )
 
 
