@@ -25,7 +25,9 @@ MACROS = {
     "@yearly": "yearly", "@annually": "yearly"}
 DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-WRAPPERS = "what stands before the program ({0}) is left out: the role has a lock, a time limit and a user of its own"
+WRAPPERS = "what stands before the program ({0} ...) is left out: the role has a lock, a time limit and a user of its own"
+NAME_MAX = 48
+_ASSIGNMENT = re.compile(r"\A\w+\s*=")
 
 
 @dataclass
@@ -43,48 +45,99 @@ def cv4pve_jobs(crontab: str, files: Optional[Mapping[str, str]] = None) -> Dict
     C(files) holds the texts of parameter files by path; others are read from this machine. No secret is shown.
     """
     jobs: List[Dict[str, Any]] = []
-    credentials: Dict[Tuple[str, str], Dict[str, str]] = {}
+    credentials: Dict[Tuple[str, ...], Dict[str, str]] = {}
     notes: List[str] = []
     for number, line in enumerate(_lines(crontab), 1):
-        if PROGRAM not in line:
+        if PROGRAM not in line or _ASSIGNMENT.match(line):
             continue
-        schedule, words = _split(line, number)
-        before, call = _call(words, files or {}, number)
-        if before:
-            notes.append("line {0}: ".format(number) + WRAPPERS.format(" ".join(before)))
-        name = _free_name(call, jobs)
-        job: Dict[str, Any] = {"name": name, "action": ACTIONS[call.action], "cron": schedule, "on_calendar": calendars(schedule)}
-        job["options"] = _options(call)
-        job.update(_credential(call, credentials))
+        try:
+            job, said = _job(line, files or {}, [job["name"] for job in jobs], credentials)
+        except _Unreadable as error:
+            notes.append("line {0} is left out: {1}".format(number, error))
+            continue
         jobs.append(job)
-        notes += ["line {0}: {1}".format(number, note) for note in _notes(call)]
+        notes += ["line {0}: {1}".format(number, note) for note in said]
     if not jobs:
-        raise AnsibleFilterError("no line of the crontab calls {0}; is it the right file?".format(PROGRAM))
+        raise AnsibleFilterError("; ".join(notes) or "no line of the crontab calls {0}; is it the right file?".format(PROGRAM))
     return {"schedule_jobs": jobs, "schedule_credentials": list(credentials.values()), "notes": notes}
 
 
+class _Unreadable(Exception):
+    """A line that cannot become a job; the message says why and shows no secret."""
+
+
+def _job(
+    line: str, files: Mapping[str, str], names: Sequence[str], credentials: Dict[Tuple[str, ...], Dict[str, str]]
+) -> Tuple[Dict[str, Any], List[str]]:
+    """A line's job, and what a person must know of it."""
+    schedule, words, notes = _split(line)
+    call = _call(words, files)
+    try:
+        times = calendars(schedule)
+        options = _options(call)
+    except (ValueError, KeyError, IndexError):
+        raise _Unreadable("its times '{0}' or the number of an option cannot be read".format(schedule)) from None
+    job: Dict[str, Any] = {
+        "name": _free_name(call, names), "action": ACTIONS[call.action], "cron": schedule, "on_calendar": times,
+        "options": options, **_credential(call, credentials)}
+    return job, notes + _notes(call)
+
+
 def _lines(crontab: str) -> List[str]:
-    """Lines without comments, those joined that end in a backslash."""
-    joined = re.sub(r"\\\n\s*", " ", crontab)
-    return [line.strip() if not line.lstrip().startswith("#") else "" for line in joined.splitlines()]
+    """Lines without comments."""
+    return [line.strip() if not line.lstrip().startswith("#") else "" for line in crontab.splitlines()]
 
 
-def _split(line: str, number: int) -> Tuple[str, List[str]]:
-    """The schedule, and the words of the command up to a redirection, a pipe or the next command."""
+def _split(line: str) -> Tuple[str, List[str], List[str]]:
+    """The schedule, the words of the call from the program on, and notes on what stands around it."""
     match = re.match(r"(@\w+|(?:\S+\s+){4}\S+)\s+(.*)", line)
     if not match:
-        raise AnsibleFilterError("line {0} of the crontab is no cron line: {1}".format(number, _hidden(line)))
+        raise _Unreadable("it is no cron line: {0}".format(_hidden(line)))
     try:
         lexer = shlex.shlex(match.group(2).replace("\\%", "%"), posix=True, punctuation_chars="<>|;&")
         lexer.whitespace_split = True
+        lexer.commenters = ""
         words = list(lexer)
     except ValueError as error:
-        raise AnsibleFilterError("line {0} of the crontab cannot be read ({1})".format(number, error)) from None
-    start = next(index for index, word in enumerate(words) if os.path.basename(word) == PROGRAM)
-    end = next((index for index in range(start, len(words)) if re.match(r"\A[<>|;&]+\Z", words[index])), len(words))
-    if end < len(words) and re.match(r"\A[0-9]\Z", words[end - 1]):
-        end -= 1
-    return " ".join(match.group(1).split()), words[:end]
+        raise _Unreadable("it cannot be read ({0})".format(error)) from None
+    calls = [(before, call) for before, call in map(_program, _commands(words)) if call]
+    if not calls:
+        raise _Unreadable("{0} is not called as a command of its own; is it inside a script or another shell?".format(PROGRAM))
+    before, call = calls[0]
+    notes = [WRAPPERS.format(", ".join(before))] if before else []
+    if len(calls) > 1:
+        notes.append("only the first of its {0} calls is taken: write a job for each other one".format(len(calls)))
+    variables = sorted({name for word in call for name in re.findall(r"\$\{?(\w+)", word)})
+    if variables:
+        notes.append("put the values of {0} in their place: a job has no shell".format(", ".join(variables)))
+    return " ".join(match.group(1).split()), call, notes
+
+
+def _commands(words: Sequence[str]) -> List[List[str]]:
+    """The commands of a shell's line; what is redirected is left out."""
+    commands: List[List[str]] = [[]]
+    skip = False
+    for word in words:
+        if re.match(r"\A[<>|;&]+\Z", word):
+            skip = word[0] in "<>"
+            if skip and commands[-1] and re.match(r"\A[0-9]\Z", commands[-1][-1]):
+                commands[-1].pop()
+            elif not skip:
+                commands.append([])
+        elif skip:
+            skip = False
+        else:
+            commands[-1].append(word)
+    return commands
+
+
+def _program(words: Sequence[str]) -> Tuple[List[str], List[str]]:
+    """Names of the programs before ours in a command, without their arguments, and our call with what follows."""
+    for index, word in enumerate(words):
+        if os.path.basename(word) == PROGRAM and words[0] != "cd":
+            before = [part for part in words[:index] if "=" not in part]
+            return before[:1], list(words[index:])
+    return [], []
 
 
 def _hidden(text: str) -> str:
@@ -92,10 +145,9 @@ def _hidden(text: str) -> str:
     return re.sub(r"((?:password|api-token)[=: ]\s*)\S+", r"\1...", text)
 
 
-def _call(words: Sequence[str], files: Mapping[str, str], number: int) -> Tuple[List[str], _Call]:
-    start = next(index for index, word in enumerate(words) if os.path.basename(word) == PROGRAM)
+def _call(words: Sequence[str], files: Mapping[str, str]) -> _Call:
     call = _Call()
-    rest = _expanded(words[start + 1:], files, number)
+    rest = _expanded(words[1:], files)
     while rest:
         word = rest.pop(0)
         option, separator, value = re.match(r"\A(.*?)(?:([=:])(.*))?\Z", word, re.S).groups("")  # type: ignore[union-attr]
@@ -103,7 +155,7 @@ def _call(words: Sequence[str], files: Mapping[str, str], number: int) -> Tuple[
         if word in ACTIONS:
             call.action = word
         elif word.startswith("-") and name in FLAGS:
-            call.options[name] = value if separator else "true"
+            call.options[name] = value.lower() if separator else "true"
             if not separator and rest and rest[0].lower() in ("true", "false"):
                 call.options[name] = rest.pop(0).lower()
         elif word.startswith("-") and name in VALUES:
@@ -111,11 +163,11 @@ def _call(words: Sequence[str], files: Mapping[str, str], number: int) -> Tuple[
         else:
             call.unknown.append(_hidden(word))
     if not call.action:
-        raise AnsibleFilterError("line {0} of the crontab calls {1} without snap, clean or status".format(number, PROGRAM))
-    return [word for word in words[:start] if "=" not in word or "/" in word], call
+        raise _Unreadable("it calls {0} without snap, clean or status".format(PROGRAM))
+    return call
 
 
-def _expanded(words: Sequence[str], files: Mapping[str, str], number: int) -> List[str]:
+def _expanded(words: Sequence[str], files: Mapping[str, str]) -> List[str]:
     """The words with each C(@file) replaced by its lines: one word a line, comments begin with C(#)."""
     found: List[str] = []
     for index, word in enumerate(words):
@@ -129,18 +181,16 @@ def _expanded(words: Sequence[str], files: Mapping[str, str], number: int) -> Li
                 with open(word[1:], encoding="utf-8") as handle:
                     text = handle.read()
             except OSError as error:
-                raise AnsibleFilterError(
-                    "line {0} of the crontab names the parameter file '{1}', which cannot be read ({2})".format(
-                        number, word[1:], error.strerror)) from None
+                raise _Unreadable(
+                    "it names the parameter file '{0}', which cannot be read ({1})".format(word[1:], error.strerror)) from None
         found += [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
     return found
 
 
-def _free_name(call: _Call, jobs: Sequence[Mapping[str, Any]]) -> str:
+def _free_name(call: _Call, taken: Sequence[str]) -> str:
     action = ACTIONS[call.action]
     base = re.sub(r"[^a-z0-9_-]", "-", call.options.get("label", action).lower()).strip("-_") or action
-    base = base if action in ("snap", base) else "{0}-{1}".format(action, base)
-    taken = {job["name"] for job in jobs}
+    base = (base if action in ("snap", base) else "{0}-{1}".format(action, base))[:NAME_MAX - 4]
     return next(name for name in (base, *("{0}-{1}".format(base, number) for number in range(2, 1000))) if name not in taken)
 
 
@@ -181,6 +231,9 @@ def _notes(call: _Call) -> List[str]:
         notes.append("--debug has no counterpart in a schedule: run the playbook with -vvv")
     if {"script", "script-hook"} & set(given):
         notes.append("the exit code of the hook counts now: see on_hook_failure")
+    for term in given.get("vmid", "").split(","):
+        if "%" in term.strip()[1:-1] or term.strip().startswith("%") != term.strip().endswith("%"):
+            notes.append("'{0}' is read as it is written now: 'x%' begins with x, '%x' ends with it".format(term.strip()))
     return notes + ["'{0}' has no counterpart".format(word) for word in call.unknown]
 
 
@@ -188,7 +241,7 @@ def _user(given: Mapping[str, str]) -> str:
     return given["username"] if "@" in given["username"] else given["username"] + "@pam"
 
 
-def _credential(call: _Call, known: Dict[Tuple[str, str], Dict[str, str]]) -> Dict[str, Any]:
+def _credential(call: _Call, known: Dict[Tuple[str, ...], Dict[str, str]]) -> Dict[str, Any]:
     """The job's credential and the user it belongs to; the secret itself is for the reader to fill in."""
     given = call.options
     if "api-token" in given:
@@ -200,29 +253,37 @@ def _credential(call: _Call, known: Dict[Tuple[str, str], Dict[str, str]]) -> Di
             where += "; the file of --password cannot be taken over, its password must be written anew"
     else:
         return {}
-    key = (kind, who)
+    key = (kind, who, *sorted(host.strip() for host in given.get("host", "").split(",")))
     if key not in known:
-        known[key] = {
-            "name": re.sub(r"[^a-z0-9_-]", "-", who.lower()).strip("-_"), "kind": kind, "secret": "TODO: " + where.format(who)}
+        base = re.sub(r"[^a-z0-9_-]", "-", who.lower()).strip("-_")[:NAME_MAX - 4]
+        taken = {credential["name"] for credential in known.values()}
+        name = next(name for name in (base, *("{0}-{1}".format(base, count) for count in range(2, 1000))) if name not in taken)
+        known[key] = {"name": name, "kind": kind, "secret": "TODO: {0} on {1}".format(where.format(who), given.get("host", ""))}
     return {"credential": known[key]["name"]}
 
 
 def calendars(schedule: str) -> List[str]:
     """The C(OnCalendar) expressions that fire when a cron schedule does.
 
-    Where both the day of the month and that of the week are given, cron takes either; hence two expressions.
+    Where both the day of the month and that of the week are given, cron takes either; hence two expressions. Where one
+    of them begins with C(*), cron takes both.
     """
     if schedule.startswith("@"):
         if schedule not in MACROS:
-            raise AnsibleFilterError(
-                "'{0}' of the crontab has no counterpart in a calendar; choose times for that job".format(schedule))
+            raise _Unreadable("'{0}' has no counterpart in a calendar; choose times for that job".format(schedule))
         return [MACROS[schedule]]
     minute, hour, day, month, weekday = schedule.split()
     time = "{0}:{1}:00".format(_field(hour, 2), _field(minute, 2))
     months = _field(_numbered(month, MONTHS, 1), 2, 1)
-    days = ["{0}-{1} {2}".format(months, _field(day, 2, 1), time)] if day != "*" or weekday == "*" else []
-    if weekday != "*":
-        days.append("{0} *-{1}-* {2}".format(_weekdays(weekday), months, time))
+    dates = "{0}-{1} {2}".format(months, _field(day, 2, 1), time)
+    if weekday == "*":
+        days = [dates]
+    elif day == "*":
+        days = ["{0} *-{1}-* {2}".format(_weekdays(weekday), months, time)]
+    elif day.startswith("*") or weekday.startswith("*"):
+        days = ["{0} *-{1}".format(_weekdays(weekday), dates)]
+    else:
+        days = [dates, "{0} *-{1}-* {2}".format(_weekdays(weekday), months, time)]
     return [text if text[0].isalpha() else "*-" + text for text in days]
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.pve.autosnap.plugins.filter.cv4pve import DAYS, MONTHS
 from ansible_collections.pve.autosnap.plugins.module_utils import arguments
 
 try:
@@ -36,13 +37,23 @@ DEFAULTS: Dict[str, Any] = {
 SPECS = {"snap": arguments.SNAP, "clean": arguments.CLEAN, "report": arguments.INFO}
 SETTINGS = {"snap": arguments.snap, "clean": arguments.clean, "report": arguments.info}
 # What a playbook takes beside the module's options.
-PLAYBOOK_OPTIONS = {"snap": (), "clean": (), "report": ("output", "output_file")}
+_ANY_PLAYBOOK = ("job_name", "cluster", "max_run_age", "health_file", "metrics_file")
+PLAYBOOK_OPTIONS = {
+    "snap": _ANY_PLAYBOOK, "clean": _ANY_PLAYBOOK,
+    "report": (*_ANY_PLAYBOOK, "output", "output_file", "report_file", "report_template", "report_markdown_file",
+               "report_json_file")}
 # Secrets have a place of their own, the credential.
 SECRETS = ("api_token", "api_token_secret", "api_password", "api_otp")
-CREDENTIAL_OPTIONS = ("api_token_file", "api_password_file", "api_token_id")
+CREDENTIAL_OPTIONS = ("api_token_file", "api_password_file")
 _NAME = re.compile(r"\A[a-z0-9][a-z0-9_-]{0,47}\Z")
 _VARIABLE = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]*\Z")
-_CRON = re.compile(r"\A(?:@(?:hourly|daily|midnight|weekly|monthly|yearly|annually)|[0-9*,/-]+(?:\s+[0-9A-Za-z*,/-]+){4})\Z")
+_UNIT = re.compile(r"\A[A-Za-z0-9:_.@%\\-]+\.(?:service|target|path|timer|socket|mount)\Z")
+_CRON_MACROS = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
+_CRON_PART = re.compile(r"\A(?:\*|(\d+|[a-z]{3})(?:-(\d+|[a-z]{3}))?)(?:/(\d+))?\Z")
+# Lowest and highest value of each field of cron, and the names of its values.
+_CRON_FIELDS: Sequence[Tuple[int, int, Mapping[str, int]]] = (
+    (0, 59, {}), (0, 23, {}), (1, 31, {}), (1, 12, {name: number for number, name in enumerate(MONTHS, 1)}),
+    (0, 7, {name.lower(): number for number, name in enumerate(DAYS[:7])}))
 _SECRET_FILE = "{{ lookup('ansible.builtin.env', 'CREDENTIALS_DIRECTORY') }}/secret"
 _SUFFIXES = {"html": "html", "markdown": "md", "json": "json", "jsonpretty": "json"}
 
@@ -52,17 +63,32 @@ def schedule_jobs(
     state_path: str,
 ) -> List[Dict[str, Any]]:
     """Jobs with every key, times in seconds, and the variables of their playbook; an error names what is wrong."""
-    names = [job.get("name", "") for job in jobs]
+    jobs = [_complete(job) for job in jobs]
+    names = [job["name"] for job in jobs]
     for name in names:
-        if not _NAME.match(str(name)):
+        if not _NAME.match(name):
             raise _Wrong("schedule_jobs", "the name '{0}' cannot name a unit; write small letters, digits, - and _".format(name))
         if names.count(name) > 1:
             raise _Wrong("schedule_jobs", "two jobs have the name '{0}'".format(name))
     for option in common:
         if not any(option in _known(action) for action in SPECS):
             raise _Wrong("schedule_options", "'{0}' is no option of any module".format(option))
-    known = {credential["name"]: _credential(credential, scheduler) for credential in credentials}
+    known: Dict[str, Mapping[str, Any]] = {}
+    for credential in credentials:
+        if str(credential["name"]) in known:
+            raise _Wrong("schedule_credentials", "two credentials have the name '{0}'".format(credential["name"]))
+        known[str(credential["name"])] = _credential(credential, scheduler)
     return [_job(job, common, known, scheduler, state_path) for job in jobs]
+
+
+def _complete(job: Mapping[str, Any]) -> Dict[str, Any]:
+    """A job with every key, its name a text, and lists where one text was written for a list, as modules take it."""
+    made = {**copy.deepcopy(DEFAULTS), **{key: value for key, value in job.items() if value is not None}}
+    made["name"] = str(made.get("name", ""))
+    for key in ("on_calendar", "on_failure"):
+        if isinstance(made[key], str):
+            made[key] = [part.strip() for part in made[key].split("\n") if part.strip()]
+    return made
 
 
 def credential_file(credential: Mapping[str, Any], scheduler: str) -> str:
@@ -103,22 +129,34 @@ def _known(action: str) -> Sequence[str]:
 
 
 def _credential(credential: Mapping[str, Any], scheduler: str) -> Mapping[str, Any]:
-    name, method = credential["name"], credential.get("method", "auto")
-    if not _NAME.match(str(name)):
+    name, method, secret = str(credential["name"]), credential.get("method", "auto"), str(credential["secret"])
+    if not _NAME.match(name):
         raise _Wrong(
             "schedule_credentials", "the name '{0}' cannot name a file; write small letters, digits, - and _".format(name))
     if scheduler == "cron" and method not in ("auto", "file"):
         raise _Wrong("schedule_credentials", "the method '{0}' of '{1}' needs systemd; write 'file'".format(method, name))
-    if not str(credential["secret"]).strip() or "\n" in str(credential["secret"]):
+    if not secret.strip() or "\n" in secret:
         raise _Wrong("schedule_credentials", "the secret of '{0}' must be one line of text".format(name))
-    return {key: value for key, value in credential.items() if key != "secret"}
+    if credential.get("kind", "api_token") == "api_token":
+        try:
+            _connection(api_host=["x"], api_token=secret)
+        except arguments.InputError:
+            raise _Wrong("schedule_credentials", "the secret of '{0}' is not of the form USER@REALM!TOKENID=SECRET; write the "
+                                                 "whole token, or kind: api_password".format(name)) from None
+    return {**{key: value for key, value in credential.items() if key != "secret"}, "name": name}
+
+
+def _connection(**given: Any) -> None:
+    """What the modules say of their connection options; nothing is taken from this machine's environment."""
+    arguments.connection(
+        {**{name: option.get("default") for name, option in arguments.CONNECTION.options.items()}, **given}, environ={})
 
 
 def _job(
     job: Mapping[str, Any], common: Mapping[str, Any], credentials: Mapping[str, Mapping[str, Any]], scheduler: str,
     state_path: str,
 ) -> Dict[str, Any]:
-    made = {**copy.deepcopy(DEFAULTS), **job}
+    made = dict(job)
     where = "job '{0}': ".format(made["name"])
     if made["state"] == "absent":
         return made
@@ -131,6 +169,10 @@ def _job(
             raise _Wrong("schedule_jobs", where + str(error)) from None
     if scheduler == "cron":
         _check_cron(made, where)
+    for unit in made["on_failure"]:
+        if not _UNIT.match(str(unit)):
+            raise _Wrong("schedule_jobs", where + "'on_failure' names '{0}', which is no unit of systemd; write its whole name, "
+                                                  "such as alert@%n.service".format(unit))
     _check_environment(made["environment"], where)
     made["credential"] = _chosen(made, credentials, where)
     made["variables"] = _variables(made, common, where, state_path)
@@ -138,13 +180,33 @@ def _job(
 
 
 def _check_cron(job: Mapping[str, Any], where: str) -> None:
-    if not _CRON.match(str(job["cron"])):
-        raise _Wrong(
-            "schedule_jobs", where + "'cron' is '{0}'; write five fields, such as 15 4 * * *, or @daily".format(job["cron"]))
+    """One wrong line, and cron ignores the whole file."""
+    text = str(job["cron"])
+    fields = text.split(" ")
+    right = text in _CRON_MACROS or len(fields) == 5 and all(map(_cron_field, fields, _CRON_FIELDS))
+    if not right:
+        raise _Wrong("schedule_jobs", where + "'cron' is '{0}'; write five fields with one blank between them, such as "
+                                              "15 4 * * *, or @daily".format(text))
     if job["on_failure"]:
         raise _Wrong("schedule_jobs", where + "'on_failure' names units of systemd; with cron use schedule_notify")
     if job["timer_timezone"]:
         raise _Wrong("schedule_jobs", where + "'timer_timezone' needs systemd; cron goes by the machine's own time zone")
+
+
+def _cron_field(text: str, field: Tuple[int, int, Mapping[str, int]]) -> bool:
+    """Whether cron takes it: values within their limits, ranges upwards, and steps of a range."""
+    low, high, names = field
+    for part in text.lower().split(","):
+        match = _CRON_PART.match(part)
+        if not match:
+            return False
+        ends = [int(names.get(end, end)) if names.get(end) is not None or end.isdigit() else -1
+                for end in match.group(1, 2) if end is not None]
+        if ends != sorted(ends) or any(not low <= end <= high for end in ends):
+            return False
+        if match.group(3) is not None and (int(match.group(3)) < 1 or len(ends) == 1):
+            return False
+    return True
 
 
 def _check_environment(environment: Mapping[str, Any], where: str) -> None:
@@ -173,21 +235,30 @@ def _chosen(job: Mapping[str, Any], credentials: Mapping[str, Mapping[str, Any]]
 
 def _variables(job: Mapping[str, Any], common: Mapping[str, Any], where: str, state_path: str) -> Dict[str, Any]:
     action = job["action"]
-    for option in job["options"]:
+    own = {option: value for option, value in job["options"].items() if value is not None}
+    for option in own:
         if option in SECRETS:
             raise _Wrong("schedule_jobs", where + "'{0}' is a secret; put it into schedule_credentials".format(option))
         if option not in _known(action):
             raise _Wrong("schedule_jobs", where + "'{0}' is no option of the action '{1}'".format(option, action))
-    options = {**{option: value for option, value in common.items() if option in _known(action)}, **job["options"]}
+    options = {**{option: value for option, value in common.items() if option in _known(action)}, **own}
     if any(option in SECRETS for option in options):
         raise _Wrong("schedule_options", "it holds a secret; put it into schedule_credentials")
     if job["credential"]:
         kind = job["credential"].get("kind", "api_token")
         options["api_token_file" if kind == "api_token" else "api_password_file"] = _SECRET_FILE
     _check_options(action, options, where)
+    try:
+        arguments.duration("max_run_age", options.get("max_run_age", 0))
+    except arguments.InputError as error:
+        raise _Wrong("schedule_jobs", where + str(error)) from None
     if action == "report":
         suffix = _SUFFIXES.get(options.get("output", "text"), "txt")
         options.setdefault("output_file", "{0}/{1}.{2}".format(state_path, job["name"], suffix))
+        options.setdefault("report_file", "{0}/{1}.report.html".format(state_path, job["name"]))
+    options.setdefault("job_name", job["name"])
+    options.setdefault("health_file", "{0}/health/{1}.json".format(state_path, job["name"]))
+    options.setdefault("metrics_file", "{0}/metrics/{1}.prom".format(state_path, job["name"]))
     return {"autosnap_" + option: value for option, value in options.items()}
 
 
@@ -202,9 +273,14 @@ def _check_options(action: str, options: Mapping[str, Any], where: str) -> None:
         required_one_of=spec["required_one_of"]).validate(given)
     if checked.error_messages:
         raise _Wrong("schedule_jobs", where + "; ".join(checked.error_messages))
-    # The hook is on the machine that runs the job, which is not this one.
+    # Files are on the machine that runs the job, which is not this one.
+    params = checked.validated_parameters
+    secret = {"api_password": "-"} if params["api_password_file"] else {"api_token": "user@realm!id=-"}
     try:
-        SETTINGS[action]({**checked.validated_parameters, "hook": None})
+        SETTINGS[action]({**params, "hook": None})
+        _connection(**{
+            **{name: params[name] for name in arguments.CONNECTION.options}, "ca_path": None, "api_token_file": None,
+            "api_password_file": None, **({} if params["api_token_id"] else secret)})
     except arguments.InputError as error:
         raise _Wrong("schedule_jobs", where + str(error)) from None
 

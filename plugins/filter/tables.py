@@ -28,15 +28,59 @@ FORMATS = ("text", "unicode", "unicode_alt", "markdown", "html", "json", "jsonpr
 _TABULATE = {
     "text": "outline", "unicode": "rounded_outline", "unicode_alt": "heavy_outline", "markdown": "github", "html": "unsafehtml",
 }
-_SPECS = {"snap": arguments.SNAP, "clean": arguments.CLEAN, "status": arguments.INFO}
+_SPECS = {"snap": arguments.SNAP, "clean": arguments.CLEAN, "status": arguments.INFO, "report": arguments.INFO}
+_URL: Dict[str, Any] = {"type": "str", "required": True, "no_log": True}
+_URL_AND_TOKEN: Dict[str, Any] = {"type": "dict", "options": {"url": _URL, "token": {"type": "str", "no_log": True}}}
+_NOTIFY: Dict[str, Any] = {
+    "type": "dict",
+    "options": {
+        "when": {"type": "str", "choices": ["failure", "warning", "always"]},
+        "link": {"type": "str"},
+        "mail": {
+            "type": "dict",
+            "options": {
+                "to": {"type": "list", "elements": "str", "required": True},
+                "from": {"type": "str"},
+                "server": {"type": "str"},
+                "port": {"type": "int"},
+                "secure": {"type": "str", "choices": ["always", "never", "starttls", "try"]},
+                "user": {"type": "str"},
+                "password": {"type": "str", "no_log": True},
+            },
+        },
+        "webhook": {"type": "dict", "options": {"url": _URL, "headers": {"type": "dict", "no_log": True}}},
+        "ntfy": _URL_AND_TOKEN,
+        "gotify": _URL_AND_TOKEN,
+        "slack": {"type": "dict", "options": {"url": _URL}},
+        "mattermost": {"type": "dict", "options": {"url": _URL}},
+        "teams": {"type": "dict", "options": {"url": _URL}},
+        "health_check": {
+            "type": "dict",
+            "options": {event: {"type": "str", "no_log": True} for event in ("start", "success", "failure")},
+        },
+    },
+}
 # Variables of the playbooks that are not options of a module.
+_EVERYWHERE: Dict[str, Dict[str, Any]] = {
+    "hosts": {"type": "str"},
+    "job_name": {"type": "str"},
+    "cluster": {"type": "str"},
+    "max_run_age": {"type": "str"},
+    "health_file": {"type": "path"},
+    "metrics_file": {"type": "path"},
+    "notify": _NOTIFY,
+}
+_TABLE: Dict[str, Dict[str, Any]] = {"output": {"type": "str", "choices": list(FORMATS)}, "output_file": {"type": "path"}}
 _PLAYBOOK_ONLY: Dict[str, Dict[str, Dict[str, Any]]] = {
-    "snap": {"hosts": {"type": "str"}, "dry_run": {"type": "bool"}},
-    "clean": {"hosts": {"type": "str"}, "dry_run": {"type": "bool"}},
-    "status": {
-        "hosts": {"type": "str"},
-        "output": {"type": "str", "choices": list(FORMATS)},
-        "output_file": {"type": "path"},
+    "snap": {**_EVERYWHERE, "dry_run": {"type": "bool"}},
+    "clean": {**_EVERYWHERE, "dry_run": {"type": "bool"}},
+    "status": {**_EVERYWHERE, **_TABLE},
+    "report": {
+        **_EVERYWHERE, **_TABLE,
+        "report_file": {"type": "path"},
+        "report_template": {"type": "path"},
+        "report_markdown_file": {"type": "path"},
+        "report_json_file": {"type": "path"},
     },
 }
 # api_host may come from the environment of the module.
@@ -56,7 +100,8 @@ def variables_spec(name: str) -> Dict[str, Any]:
 
 def unknown_variables(names: Sequence[str], playbook: str) -> List[str]:
     """Names that begin with C(autosnap_) and mean nothing to any playbook."""
-    known = {name for book in _SPECS for name in variables_spec(book)} | {"autosnap_result"}
+    known = {name for book in _SPECS for name in variables_spec(book)} | {
+        "autosnap_result", "autosnap_digest", "autosnap_sent", "autosnap_untold"}
     return sorted(name for name in names if name not in known)
 
 

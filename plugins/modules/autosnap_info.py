@@ -181,8 +181,8 @@ guests:
       type: str
       returned: with O(expect)
     expectations:
-      description: Every expectation that covers the guest, with C(label), C(status), C(level), C(reason), and C(count) and C(newest)
-        of the whole snapshots; C(newest) in Unix seconds.
+      description: Every expectation that covers the guest, with C(label), C(status), C(level), C(reason), and C(count) and
+        C(newest) of the whole snapshots; C(newest) in Unix seconds.
       type: list
       elements: dict
       returned: with O(expect)
@@ -287,9 +287,9 @@ summary:
   sample: {"matched": 3, "unreachable": 1, "snapshots": 3}
 status:
   description:
-    - V(critical) where a guest is stale, missing or unreachable, or broken without enough good snapshots; V(warning) where something
-      else needs a look, such as an unprotected guest, a broken or an old foreign snapshot, a full storage, or a term that matched
-      nothing; else V(ok).
+    - V(critical) where a guest is stale, missing or unreachable, or broken without enough good snapshots; V(warning) where
+      something else needs a look, such as an unprotected guest, a broken or an old foreign snapshot, a full storage, or a term
+      that matched nothing; else V(ok).
   returned: when the cluster could be read
   type: str
   sample: critical
@@ -312,7 +312,8 @@ old_foreign:
       age: 4000000
       description: by Tom
 storages:
-  description: Storages that may hold disks of guests, as in M(pve.autosnap.autosnap_snap); C(ok) tells whether they keep the limits.
+  description: Storages that may hold disks of guests, as in M(pve.autosnap.autosnap_snap); C(ok) tells whether they keep the
+    limits.
   returned: when the cluster could be read
   type: list
   elements: dict
@@ -325,6 +326,7 @@ storages:
       size: 536870912000
       promised: 0
       percent: 20.0
+      limit: 95
       ok: true
       reason: ''
 server_time:

@@ -364,6 +364,10 @@ storages:
       description: Use in percent before the run, V(null) where unknown.
       type: float
       returned: always
+    limit:
+      description: The most that it may be used, O(max_storage_percent).
+      type: int
+      returned: always
     ok:
       description: Whether the storage guard lets snapshots be taken on it.
       type: bool
@@ -381,6 +385,7 @@ storages:
       size: 10995116277760
       promised: 0
       percent: 10.0
+      limit: 95
       ok: true
       reason: ''
     - storage: dir
@@ -391,6 +396,7 @@ storages:
       size: 107374182400
       promised: 0
       percent: 10.0
+      limit: 95
       ok: true
       reason: ''
 unmatched:

@@ -5,22 +5,18 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import pathlib
 import re
-import socket
 import subprocess
 import sys
-import threading
-import time
-from typing import Any, Callable, Iterator
+from typing import Any, Iterator
 
 import pytest
 import yaml
-from aiosmtpd.controller import Controller
 from simulator.running import Running
+from simulator.sinks import Sinks
 from worlds import SECRET, TOKEN, daily, guest, world
 
 HERE = pathlib.Path(__file__).parent
@@ -39,53 +35,12 @@ def why_not() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything here needs machines; what is for one of them is tried on all with AUTOSNAP_ALL."""
     if not os.environ.get("AUTOSNAP_ALL"):
-        items[:] = [item for item in items if all(mark.args[0] in item.name for mark in item.iter_markers("once"))]
+        items[:] = [
+            item for item in items if not item.get_closest_marker("thorough")
+            and all(mark.args[0] in item.name for mark in item.iter_markers("once"))]
     reason = why_not()
     for item in items if reason else ():
         item.add_marker(pytest.mark.skip(reason=reason))
-
-
-class Sinks:
-    """A web server and a mail server that remember what they are told."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, str, str]] = []
-        self.mails: list[str] = []
-        sinks = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def _take(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-                sinks.requests.append((self.command, self.path, body))
-                self.send_response(200)
-                self.end_headers()
-
-            do_GET = do_POST = _take
-
-            def log_message(self, *_unused: Any) -> None:
-                """Quiet."""
-
-        class Mails:
-            async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
-                sinks.mails.append(envelope.content.decode())
-                return "250 OK"
-
-        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.smtp_port = int(free.getsockname()[1])
-        self._smtp = Controller(Mails(), hostname="127.0.0.1", port=self.smtp_port)
-        self._smtp.start()
-
-    @property
-    def url(self) -> str:
-        """Address of the web server."""
-        return "http://127.0.0.1:{0}".format(self._http.server_port)
-
-    def close(self) -> None:
-        """Stop both."""
-        self._http.shutdown()
-        self._smtp.stop()
 
 
 class Play:
@@ -115,6 +70,10 @@ class Machine:
         subprocess.run([str(TOOL), "down", self.name], check=True)
         subprocess.run([str(TOOL), "up", self.name, tree], check=True)
         self.write(CA, pathlib.Path(self.cluster.ca).read_text())
+        self.run("chmod", "644", CA)
+        # What somebody else uses Ansible for on this machine: hosts, and variables that nobody can open here.
+        self.write("/etc/ansible/hosts", "[others]\nweb1\n")
+        self.write("/etc/ansible/group_vars/all.yml", "$ANSIBLE_VAULT;1.1;AES256\n3030\n")
 
     def close(self) -> None:
         """Switch it off."""
@@ -125,8 +84,12 @@ class Machine:
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A command in the machine."""
         run = subprocess.run([str(TOOL), "exec", self.name, *command], capture_output=True, text=True, timeout=300, check=False)
-        assert not check or run.returncode == 0, (command, run.stdout, run.stderr)
+        assert not check or run.returncode == 0, (command, run.stdout, run.stderr, self.last_words())
         return run
+
+    def last_words(self) -> str:
+        """What the machine has said last."""
+        return self.run("journalctl", "--no-pager", "--output=cat", "--lines=40", check=False).stdout
 
     def sh(self, script: str, check: bool = True) -> str:
         """What a shell script printed in the machine."""
@@ -166,7 +129,7 @@ class Machine:
             "schedule_collection_source": {"type": "file", "name": os.environ["AUTOSNAP_TARBALL"]},
             "schedule_notify": {
                 "mail": {"to": "ops@example.com", "server": "127.0.0.1", "port": self.sinks.smtp_port},
-                "webhook": {"url": self.sinks.url + "/hook"},
+                "webhook": {"url": self.sinks.url + "/hook"}, "ntfy": {"url": self.sinks.url + "/topic"},
                 "health_check": {key: self.sinks.url + "/health/" + key for key in ("start", "success", "failure")}},
             **more}
 
@@ -195,17 +158,6 @@ def three_jobs() -> list[dict[str, Any]]:
     block = next(block for block in re.findall(r"```yaml\n(.*?)```", readme, re.S) if "pve.autosnap.schedule" in block)
     jobs: list[dict[str, Any]] = yaml.safe_load(block)[0]["roles"][0]["schedule_jobs"]
     return jobs
-
-
-def until(true: Callable[[], Any], seconds: float = 60) -> Any:
-    """Wait until something is so, and say what it was."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        found = true()
-        if found:
-            return found
-        time.sleep(0.3)
-    raise AssertionError("it did not become so within {0} s".format(seconds))
 
 
 @pytest.fixture(scope="session", params=SUITES)

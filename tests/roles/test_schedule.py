@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Machine, three_jobs, until
+from conftest import Machine, three_jobs
+from simulator.running import until
 from worlds import SECRET
 
+ROLE = pathlib.Path(os.environ["AUTOSNAP_COLLECTIONS"]) / "ansible_collections" / "pve" / "autosnap" / "roles" / "schedule"
 UNIT = "autosnap@daily"
 SYSTEMD = "/etc/systemd/system"
 
@@ -64,12 +66,17 @@ def test_a_job_runs_and_its_monitor_is_told(machine: Machine) -> None:
     assert until(lambda: [path for _method, path, _body in machine.sinks.requests if path == "/health/success"])
     assert "/health/start" in [path for _method, path, _body in machine.sinks.requests]
     assert machine.sinks.mails == []
+    checked = machine.run("/opt/autosnap/bin/check_autosnap", "--file", "/var/lib/autosnap/health/daily.json", "--max-age", "26h")
+    print(checked.stdout)
+    assert checked.stdout.startswith("AUTOSNAP OK - daily of 127.0.0.1:")
+    assert 'pve_autosnap_guests{cluster="127.0.0.1' in machine.run("cat", "/var/lib/autosnap/metrics/daily.prom").stdout
 
 
 def test_a_report_is_written(machine: Machine) -> None:
     machine.run("systemctl", "start", "autosnap@report.service")
     report = machine.run("cat", "/var/lib/autosnap/report.md").stdout
     assert report.startswith("| NODE") and "autodaily" in report
+    assert "<h2>Guests</h2>" in machine.run("cat", "/var/lib/autosnap/report.report.html").stdout
 
 
 def test_the_timer_fires_and_never_overlaps(machine: Machine) -> None:
@@ -86,8 +93,10 @@ def test_the_timer_fires_and_never_overlaps(machine: Machine) -> None:
     until(lambda: machine.property("autosnap@weekly.service", "ActiveState") == "inactive")
     assert machine.property("autosnap@weekly.service", "TriggeredBy") == "autosnap@weekly.timer"
     print(machine.run("systemctl", "list-timers", "--no-pager", "autosnap@*").stdout)
-    runs = re.findall(r"PLAY RECAP", machine.journal("autosnap@weekly.service"))
-    assert len(runs) == len(machine.snapshots(100, "weekly"))
+    # Each start is followed by its end before the next one begins.
+    words = re.findall(r"^(Starting|Finished) autosnap@weekly", machine.journal("autosnap@weekly.service"), re.M)
+    assert words and words == ["Starting", "Finished"] * (len(words) // 2)
+    assert len(words) == 2 * len(machine.snapshots(100, "weekly"))
 
 
 def test_a_missed_run_is_caught_up_with(machine: Machine) -> None:
@@ -118,6 +127,9 @@ def test_a_failure_is_told(machine: Machine) -> None:
     told = json.loads(hooks[0])
     assert told["event"] == "failure" and told["job"] == "broken" and told["result"] == "exit-code" and told["exit_status"] == "2"
     assert until(lambda: [path for _method, path, _body in machine.sinks.requests if path == "/health/failure"])
+    phone = json.loads(until(lambda: [body for _method, path, body in machine.sinks.requests if path == "/"])[0])
+    assert phone["topic"] == "topic" and phone["title"].startswith("pve.autosnap: broken of")
+    assert "@tag-nosuch" in phone["message"]
     machine.sinks.mails.clear()
 
 
@@ -164,7 +176,7 @@ def test_a_missing_credential_fails_before_anything_runs(machine: Machine) -> No
 
 
 @pytest.mark.once("trixie")
-@pytest.mark.parametrize("method", ["systemd", "file"])
+@pytest.mark.parametrize("method", ["systemd", pytest.param("file", marks=pytest.mark.thorough)])
 def test_a_credential_in_a_root_only_file(machine: Machine, method: str) -> None:
     variables = machine.variables()
     credential = {**variables["schedule_credentials"][0], "method": method}
@@ -189,16 +201,90 @@ def test_jobs_change_rest_and_go(machine: Machine) -> None:
     machine.schedule(daily)
     left = machine.sh("ls {0} /etc/autosnap/jobs /var/lib/systemd/timers".format(SYSTEMD))
     assert "daily" in left and not re.search("weekly|report|slow|broken", left)
+    assert machine.sh("ls /var/lib/autosnap/health /var/lib/autosnap/metrics | grep -c weekly", check=False).strip() == "0"
+    assert "broken" not in machine.sh("systemctl list-units --all --no-legend 'autosnap@*'")
     assert machine.schedule(daily).changed == 0
 
 
-@pytest.mark.once("trixie")
+@pytest.mark.thorough
+def test_a_timer_that_rested_does_not_catch_up(machine: Machine) -> None:
+    """Nor does one whose new time has passed today already."""
+    before = machine.journal(UNIT + ".service").count("PLAY RECAP")
+    job = {**three_jobs()[0], "randomized_delay": "0", "on_calendar": ["*-*-* 00:00:00"]}
+    machine.schedule({**job, "state": "disabled"})
+    machine.run("touch", "-d", "3 days ago", "/var/lib/systemd/timers/stamp-autosnap@daily.timer")
+    machine.schedule(job)
+    machine.schedule({**job, "on_calendar": ["*-*-* 00:00:01"]})
+    assert machine.property(UNIT + ".timer", "ActiveState") == "active"
+    assert machine.property(UNIT + ".service", "ActiveState") == "inactive"
+    assert machine.journal(UNIT + ".service").count("PLAY RECAP") == before
+
+
+@pytest.mark.thorough
+def test_a_run_of_the_role_that_broke_off_is_made_good(machine: Machine) -> None:
+    """A job that is off the list, its file gone and its timer not; and a unit that systemd has not read."""
+    machine.schedule(*three_jobs())
+    machine.run("rm", "/etc/autosnap/jobs/weekly.yml")
+    machine.sh("sed -i 's/04:15/04:20/' {0}/autosnap@daily.timer".format(SYSTEMD))
+    assert machine.property(UNIT + ".timer", "NeedDaemonReload") == "yes"
+    machine.sh("sed -i 's/04:20/04:15/' {0}/autosnap@daily.timer".format(SYSTEMD))
+    machine.schedule(three_jobs()[0])
+    assert not machine.exists(SYSTEMD + "/autosnap@weekly.timer")
+    assert machine.property(UNIT + ".timer", "NeedDaemonReload") == "no"
+
+
+@pytest.mark.thorough
+def test_check_mode_is_right_on_a_machine_that_has_the_role(machine: Machine) -> None:
+    machine.schedule()
+    variables = machine.variables()
+    other = {**variables["schedule_credentials"][0], "secret": "autosnap@pve!other=0"}
+    checked = machine.schedule(arguments=("--check",), schedule_credentials=[other])
+    assert checked.changed == machine.schedule(schedule_credentials=[other]).changed == 1
+    machine.schedule()
+    libraries = [*yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())["schedule_requirements"], "pyfiglet"]
+    checked = machine.schedule(arguments=("--check",), schedule_requirements=libraries)
+    assert checked.changed == machine.schedule(schedule_requirements=libraries).changed == 2
+    machine.schedule()
+
+
+@pytest.mark.thorough
+def test_a_collection_from_git_and_one_that_cannot_be_fetched(machine: Machine) -> None:
+    """The one in use stays, and jobs go on, where the other cannot be had."""
+    manifest = "/opt/autosnap/collections/ansible_collections/pve/autosnap/MANIFEST.json"
+    for source in ({"name": "/root/nosuch", "type": "git"}, {"name": "pve.nosuch", "version": "9.9.9"}):
+        failed = machine.play("pve.autosnap.schedule", **machine.variables(schedule_collection_source=source))
+        assert failed.status != 0
+        assert machine.exists(manifest)
+    machine.run("systemctl", "start", UNIT + ".service")
+    machine.sh(
+        "cp -r /opt/autosnap/collections/ansible_collections/pve/autosnap /root/repository && cd /root/repository && "
+        "rm MANIFEST.json FILES.json && git init -q -b main && git config user.email a@b && git config user.name a && "
+        "printf 'namespace: pve\nname: autosnap\nversion: 0.1.2\nauthors: [a]\nreadme: README.md\n' >galaxy.yml && "
+        "git add -A && git commit -qm a && git tag v0.1.2")
+    source = {"name": "file:///root/repository", "type": "git", "version": "v0.1.2"}
+    machine.schedule(schedule_collection_source=source)
+    assert json.loads(machine.run("cat", manifest).stdout)["collection_info"]["version"] == "0.1.2"
+    assert machine.schedule(schedule_collection_source=source).changed == 0
+    told = machine.play("pve.autosnap.upgrade", schedule_collection_source=source)
+    assert told.status == 0 and told.changed == 0, told.output
+    machine.run("systemctl", "start", UNIT + ".service")
+    assert machine.sh("stat -c %a {0}".format(manifest)).strip() == "644"
+    machine.schedule()
+
+
+@pytest.mark.thorough
 def test_logs_in_files(machine: Machine) -> None:
     machine.schedule(three_jobs()[0], schedule_log="file")
     machine.run("systemctl", "start", UNIT + ".service")
     assert "| created " in machine.run("cat", "/var/log/autosnap/daily.log").stdout
     machine.run("logrotate", "--force", "/etc/logrotate.d/autosnap")
-    assert machine.schedule(three_jobs()[0], schedule_log="file").changed == 0
+    broken = {"name": "broken", "action": "snap", "options": {"guests": "@tag-nosuch", "label": "daily"}}
+    machine.sinks.mails.clear()
+    machine.schedule(three_jobs()[0], broken, schedule_log="file")
+    machine.run("systemctl", "start", "autosnap@broken.service", check=False)
+    assert "@tag-nosuch" in until(lambda: machine.sinks.mails)[0]
+    machine.sinks.mails.clear()
+    assert machine.schedule(three_jobs()[0], broken, schedule_log="file").changed == 0
     machine.schedule(three_jobs()[0])
     assert not machine.exists("/etc/logrotate.d/autosnap")
 
@@ -222,21 +308,25 @@ def test_cron_runs_the_same_jobs(machine: Machine) -> None:
     assert machine.schedule(*jobs, schedule_scheduler="cron").changed == 0
     machine.sinks.requests.clear()
     status = until(lambda: machine.run("cat", "/var/lib/autosnap/daily.status", check=False).stdout, 100)
-    print(machine.run("cat", "/etc/cron.d/autosnap").stdout, status, sep="\n")
+    print(machine.sh("cat /etc/cron.d/autosnap-*"), status, sep="\n")
     assert json.loads(status)["status"] == 0
     said = machine.run("journalctl", "--no-pager", "-o", "cat", "-t", "autosnap-daily").stdout
     print(said)
     assert "| created " in said
     assert until(lambda: "/health/success" in [path for _method, path, _body in machine.sinks.requests])
     assert SECRET not in machine.sh("journalctl --no-pager -o export", check=False)
-    assert machine.sh("ls -d /run/autosnap.* 2>/dev/null", check=False) == ""
+    assert machine.sh("ls -d /run/autosnap/job.* 2>/dev/null", check=False) == ""
     assert machine.sh("stat -c '%a %U' /etc/autosnap/credentials/prod").strip() == "600 root"
 
 
 def test_cron_has_a_lock_a_time_limit_and_a_voice(machine: Machine) -> None:
     slow = {"name": "slow", "action": "snap", "cron": "@yearly", "time_limit": "6s", "randomized_delay": "0",
             "options": {"guests": "@tag-slow", "label": "slow"}}
+    # A link where its status is written leads nowhere but to what its user may write.
+    machine.write("/root/precious", "as it was\n")
     machine.schedule(slow, schedule_scheduler="cron")
+    machine.sh("ln -s /root/precious /var/lib/autosnap/slow.status.new")
+    assert machine.sh("ls /etc/cron.d").split().count("autosnap-slow") == 1 and not machine.exists("/etc/cron.d/autosnap-daily")
     machine.sinks.mails.clear()
     first = subprocess.Popen([str(pathlib.Path(__file__).parents[1] / "tools" / "machine"), "exec", machine.name,
                               "/opt/autosnap/bin/autosnap-job", "slow"], stdin=subprocess.DEVNULL)
@@ -244,9 +334,18 @@ def test_cron_has_a_lock_a_time_limit_and_a_voice(machine: Machine) -> None:
     assert machine.run("/opt/autosnap/bin/autosnap-job", "slow", check=False).returncode == 75
     users = machine.sh("grep -l '^ansible-playboo' /proc/[0-9]*/comm | xargs -n 1 dirname | xargs stat -c %U").split()
     assert first.wait(60) == 124 and set(users) == {"autosnap"}
-    assert json.loads(machine.run("cat", "/var/lib/autosnap/slow.status").stdout)["status"] == 124
+    assert machine.run("cat", "/root/precious").stdout == "as it was\n"
+    machine.run("rm", "/var/lib/autosnap/slow.status.new")
     assert "time limit" in machine.run("journalctl", "--no-pager", "-o", "cat", "-t", "autosnap-slow").stdout
     assert re.search("Subject: .*slow on .* FAILED", until(lambda: machine.sinks.mails)[0])
+    machine.sinks.mails.clear()
+    machine.run("mv", "/etc/autosnap/credentials/prod", "/root/prod")
+    assert machine.run("/opt/autosnap/bin/autosnap-job", "slow", check=False).returncode == 1
+    assert "the credential prod is missing" in until(lambda: machine.sinks.mails)[0]
+    assert json.loads(machine.run("cat", "/var/lib/autosnap/slow.status").stdout)["status"] == 1
+    machine.run("mv", "/root/prod", "/etc/autosnap/credentials/prod")
+    machine.schedule({**slow, "state": "disabled"}, schedule_scheduler="cron")
+    assert not machine.exists("/etc/cron.d/autosnap-slow")
 
 
 CRONTAB = pathlib.Path(__file__).parent / "crontab.txt"
@@ -275,7 +374,7 @@ def test_a_crontab_of_cv4pve_autosnap_goes_on(machine: Machine, tmp_path: pathli
         credential["secret"] = token if credential["kind"] == "api_token" else "pass-word-77"
     jobs = [job for job in made["schedule_jobs"] if job["name"] != "monthly"]
     machine.schedule(*jobs, schedule_credentials=made["schedule_credentials"], schedule_scheduler="systemd")
-    assert not machine.exists("/etc/cron.d/autosnap")
+    assert "autosnap" not in machine.sh("ls /etc/cron.d")
     for name in ("daily", "weekly", "fourhourly", "half", "clean-hourly", "report"):
         machine.run("systemctl", "start", "autosnap@{0}.service".format(name))
         assert machine.property("autosnap@{0}.service".format(name), "Result") == "success"
@@ -319,9 +418,19 @@ def test_an_upgrade_is_told_and_made(machine: Machine, tmp_path: pathlib.Path) -
 
 
 def test_nothing_is_left(machine: Machine) -> None:
+    """Also while a job runs; what others put beside the configuration stays."""
+    slow = {"name": "slow", "action": "snap", "options": {"guests": "@tag-slow", "label": "slow"}}
+    machine.schedule(slow)
+    machine.run("systemctl", "start", "--no-block", "autosnap@slow.service")
+    until(lambda: machine.cluster.pve.running_now)
+    machine.write("/etc/autosnap/mine.pem", "x")
     machine.schedule(schedule_state="absent")
+    assert machine.sh("ls /etc/autosnap") == "mine.pem\n"
+    machine.run("rm", "/etc/autosnap/mine.pem")
+    machine.schedule(schedule_state="absent")
+    assert machine.sh("systemctl list-units --all --no-legend 'autosnap*'") == ""
     left = machine.sh(
-        "ls -d /opt/autosnap /etc/autosnap /var/lib/autosnap /var/log/autosnap /etc/cron.d/autosnap /etc/logrotate.d/autosnap "
+        "ls -d /opt/autosnap /etc/autosnap /var/lib/autosnap /var/log/autosnap /etc/cron.d/autosnap* /etc/logrotate.d/autosnap "
         "/etc/systemd/system/*autosnap* /etc/systemd/system/*/*autosnap* /var/lib/systemd/timers/*autosnap* 2>/dev/null; "
         "getent passwd autosnap; systemctl list-unit-files --no-legend 'autosnap*'", check=False)
     assert left == ""

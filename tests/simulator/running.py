@@ -10,6 +10,7 @@ import pathlib
 import re
 import tempfile
 import threading
+import time
 from typing import Any, Callable, Coroutine
 
 from fakepve.certs import make_cert
@@ -78,3 +79,14 @@ class Running:
         """The modules' connection options, with the first token of the world."""
         token = next(iter(self.pve.apitokens.items()))
         return {"api_host": self.hosts, "api_token": "{0}={1}".format(*token), "ca_path": self.ca}
+
+
+def until(true: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait until something is so, and say what it was."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = true()
+        if found:
+            return found
+        time.sleep(0.3)
+    raise AssertionError("it did not become so within {0} s".format(seconds))

@@ -5,16 +5,21 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import pathlib
 import re
+import ssl
+import subprocess
+import types
 from typing import Any
 
+import jinja2
 import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.pve.autosnap.plugins.filter import cv4pve, schedule
-from ansible_collections.pve.autosnap.plugins.module_utils import arguments
+from ansible_collections.pve.autosnap.plugins.filter.digest import digest
 
 ROLE = pathlib.Path(schedule.__file__).parents[2] / "roles" / "schedule"
 SPEC = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
@@ -51,6 +56,7 @@ def test_a_job_s_options_are_those_of_the_modules() -> None:
     assert shown == SPEC["schedule_options"]["options"]
     wanted = {name for spec in schedule.SPECS.values() for name in spec.options if name not in schedule.SECRETS}
     assert set(shown) == wanted | set(schedule.PLAYBOOK_OPTIONS["report"])
+    assert all(set(options) <= set(schedule.PLAYBOOK_OPTIONS["report"]) for options in schedule.PLAYBOOK_OPTIONS.values())
     for name in wanted:
         specs = [spec.options[name] for spec in schedule.SPECS.values() if name in spec.options]
         if len({spec["type"] for spec in specs}) > 1:
@@ -68,7 +74,9 @@ def test_a_job_is_completed() -> None:
     assert job["randomized_delay"] == 300 and job["time_limit"] == 21600 and job["on_calendar"] == ["*-*-* 04:15:00"]
     assert job["variables"] == {
         "autosnap_api_host": ["pve1"], "autosnap_ca_path": "/etc/ca.pem", "autosnap_lock_timeout": "5m",
-        "autosnap_guests": "@all", "autosnap_label": "daily", "autosnap_keep": 7,
+        "autosnap_guests": "@all", "autosnap_label": "daily", "autosnap_keep": 7, "autosnap_job_name": "daily",
+        "autosnap_health_file": "/var/lib/autosnap/health/daily.json",
+        "autosnap_metrics_file": "/var/lib/autosnap/metrics/daily.prom",
         "autosnap_api_token_file": "{{ lookup('ansible.builtin.env', 'CREDENTIALS_DIRECTORY') }}/secret"}
     assert "s3cret" not in str(job)
 
@@ -106,6 +114,17 @@ def with_options(**options: Any) -> dict[str, Any]:
         ([{**SNAP, "time_limit": "a while"}], {}, "'a while' is not a duration"),
         ([{**SNAP, "cron": "15 4 * *"}], {"scheduler": "cron"}, "write five fields"),
         ([{**SNAP, "cron": "15 4 * * *; rm"}], {"scheduler": "cron"}, "write five fields"),
+        *[([{**SNAP, "cron": wrong}], {"scheduler": "cron"}, "write five fields") for wrong in (
+            "60 4 * * *", "15 24 * * *", "0 0 0 * *", "0 0 * 13 *", "0 0 * * 8", "0 0 * * MONDAY", "*/0 4 * * *", "15 4\n* * *",
+            "5/2 4 * * *", "9-5 4 * * *", "0 0 * * xyz", "@reboot", "", "15 4 * * * ")],
+        ([{**SNAP, "on_failure": ["alert"]}], {}, "'on_failure' names 'alert', which is no unit"),
+        ([SNAP], {"credentials": [TOKEN, TOKEN]}, "two credentials have the name"),
+        ([SNAP], {"credentials": [{**TOKEN, "secret": "s3cret"}]}, "is not of the form USER@REALM!TOKENID=SECRET"),
+        ([with_options(api_host="https://pve1")], {}, "'https://pve1' is not a host"),
+        ([with_options(api_timeout="soon")], {}, "'soon' is not a duration"),
+        ([with_options(api_token_id="a@pve!b")], {}, "mutually exclusive"),
+        ([with_options(api_token_id="a@pve!b")], {"credentials": []}, "it is missing beside api_token_id"),
+        ([SNAP], {"credentials": [{**TOKEN, "kind": "api_password"}]}, "'api_user'"),
         ([{**SNAP, "on_failure": ["x.service"]}], {"scheduler": "cron"}, "with cron use schedule_notify"),
         ([{**SNAP, "timer_timezone": "UTC"}], {"scheduler": "cron"}, "'timer_timezone' needs systemd"),
         ([{**SNAP, "environment": {"A B": "1"}}], {}, "'A B' in 'environment' is no name"),
@@ -151,7 +170,8 @@ def test_the_example_of_the_readme_is_right() -> None:
     [role] = play["roles"]
     assert {name for name in role if name != "role"} <= set(SPEC)
     made = schedule.schedule_jobs(
-        role["schedule_jobs"], role["schedule_options"], role["schedule_credentials"], "systemd", "/var/lib/autosnap")
+        role["schedule_jobs"], role["schedule_options"], [{**role["schedule_credentials"][0], "secret": "u@pve!t=x"}], "systemd",
+        "/var/lib/autosnap")
     assert len(made) == 3
 
 
@@ -166,6 +186,7 @@ def test_a_value_for_a_unit_is_quoted() -> None:
         ("30 3 * * 1-5", ["Mon,Tue,Wed,Thu,Fri *-*-* 03:30:00"]), ("30 3 * * fri-sun", ["Fri,Sat,Sun *-*-* 03:30:00"]),
         ("5 4 1 * 0", ["*-*-01 04:05:00", "Sun *-*-* 04:05:00"]), ("0 0 1 jan,jul *", ["*-01,07-01 00:00:00"]),
         ("10-50/20 1 * * 7", ["Sun *-*-* 01:10,30,50:00"]), ("0 3 */2 */3 *", ["*-01/3-01/2 03:00:00"]), ("@weekly", ["weekly"]),
+        ("0 3 */2 * 1", ["Mon *-*-01/2 03:00:00"]), ("5 4 1 * */2", ["Sun,Tue,Thu,Sat *-*-01 04:05:00"]),
         ("0 12 * * */2", ["Sun,Tue,Thu,Sat *-*-* 12:00:00"]),
     ])
 def test_a_cron_schedule_as_a_calendar(cron: str, expected: list[str]) -> None:
@@ -186,7 +207,7 @@ def test_every_option_of_the_original_has_its_place() -> None:
     assert [note.split(": ", 1)[1].split(" ")[0] for note in made["notes"]] == ["--dry-run", "--debug", "the", "'extra'"]
     assert "s3cret" not in str(made)
     assert schedule.schedule_jobs(
-        [job], {}, [{**made["schedule_credentials"][0], "secret": "x"}], "systemd", "/var/lib/autosnap")
+        [job], {}, [{**made["schedule_credentials"][0], "secret": "u@pve!t=x"}], "systemd", "/var/lib/autosnap")
 
 
 def test_a_parameter_file_and_a_selector_that_begins_like_one() -> None:
@@ -201,14 +222,119 @@ def test_a_parameter_file_and_a_selector_that_begins_like_one() -> None:
     ("# nothing\n", "no line of the crontab calls"), ("cv4pve-autosnap snap\n", "is no cron line"),
     ("0 1 * * * cv4pve-autosnap --host=a\n", "without snap, clean or status"),
     ("0 1 * * * cv4pve-autosnap @/nosuch snap\n", "'/nosuch', which cannot be read"),
-    ("@reboot cv4pve-autosnap snap --label=x --keep=1\n", "'@reboot' of the crontab has no counterpart"),
+    ("@reboot cv4pve-autosnap snap --label=x --keep=1\n", "'@reboot' has no counterpart"),
     ("0 1 * * * cv4pve-autosnap --api-token=s3cret 'snap\n", "cannot be read"),
+    ("0 1 * * * bash -c 'cv4pve-autosnap --api-token=s3cret snap'\n", "is not called as a command of its own"),
+    ("0 1 * * * /opt/cv4pve-autosnap/run.sh\n", "is not called as a command of its own"),
+    ("0 1 * * * cv4pve-autosnap snap --label=x --keep=s3cret\n", "the number of an option cannot be read"),
+    ("0 1 L * * cv4pve-autosnap snap --label=x --keep=1\n", "its times '0 1 L * *'"),
+    ("BIN=/usr/bin/cv4pve-autosnap\n", "no line of the crontab calls"),
 ])
-def test_a_crontab_that_cannot_be_taken_over(line: str, words: str) -> None:
+def test_a_line_that_cannot_be_taken_over_is_named_and_the_others_are_taken(line: str, words: str) -> None:
     with pytest.raises(AnsibleFilterError, match=re.escape(words)) as raised:
         cv4pve.cv4pve_jobs(line)
     assert "s3cret" not in str(raised.value)
+    made = cv4pve.cv4pve_jobs(line + LINE + "snap --label=d --keep=1\n")
+    assert [job["name"] for job in made["schedule_jobs"]] == ["d"]
+    assert "s3cret" not in str(made)
 
 
-def test_the_settings_know_what_the_modules_know() -> None:
-    assert set(schedule.SPECS) == {"snap", "clean", "report"} and schedule.SPECS["report"] is arguments.INFO
+@pytest.mark.parametrize(("line", "words"), [
+    (LINE + "snap --label=d --keep=1 && cv4pve-autosnap --host=b clean --label=d --keep=1", "only the first of its 2 calls"),
+    ("0 1 * * * sshpass -p hunter2 cv4pve-autosnap --host=a snap --label=d --keep=1", "(sshpass ...)"),
+    ("0 1 * * * cd /opt/cv4pve-autosnap && ./cv4pve-autosnap --host=$HOST --vmid=@all snap --label=d --keep=1", "of HOST in"),
+    ("0 1 * * * cv4pve-autosnap --host=a --vmid=web% snap --label=d --keep=1", "'web%' is read as it is written now"),
+])
+def test_what_a_person_must_know_is_noted(line: str, words: str) -> None:
+    made = cv4pve.cv4pve_jobs(line + "\n")
+    assert [job["action"] for job in made["schedule_jobs"]] == ["snap"]
+    assert any(words in note for note in made["notes"])
+    assert "hunter2" not in str(made)
+
+
+def test_values_that_are_easily_misread() -> None:
+    made = cv4pve.cv4pve_jobs(
+        "0 1 * * * cv4pve-autosnap --host=a --username=root snap --label=a#b --keep=2 --state=True --only-running=True >>/l "
+        "2>&1\n"
+        "0 2 * * * cv4pve-autosnap --host=b --username=root snap --label={0} --keep=2\n".format("x" * 60))
+    first, second = made["schedule_jobs"]
+    assert (first["options"]["label"], first["options"]["keep"], first["options"]["vmstate"]) == ("a#b", 2, True)
+    assert first["options"]["only_running"] is True
+    assert len(second["name"]) <= 48
+    assert first["credential"] != second["credential"], "they are of two clusters"
+
+
+
+def test_what_yaml_makes_of_a_job_is_taken_as_it_is_meant() -> None:
+    [job] = jobs({**SNAP, "name": 100, "on_calendar": "daily", "on_failure": "alert@%n.service", "environment": None,
+                  "time_limit": None, "options": {**SNAP["options"], "keep": None, "retention": {"last": 3}}})
+    assert (job["name"], job["on_calendar"], job["on_failure"], job["environment"], job["time_limit"]) == (
+        "100", ["daily"], ["alert@%n.service"], {}, 21600)
+    assert "autosnap_keep" not in job["variables"]
+
+
+@pytest.mark.parametrize("cron", ["59 23 31 12 7", "*/15 0-23/2 1,15 jan-mar mon-fri", "0 0 * * 0,6", "@daily"])
+def test_what_cron_takes(cron: str) -> None:
+    assert jobs({**SNAP, "cron": cron}, scheduler="cron")[0]["cron"] == cron
+
+
+SPECIMEN = {
+    "schedule_user": "autosnap", "schedule_config_path": "/etc/autosnap", "schedule_state_path": "/var/lib/autosnap",
+    "schedule_venv_path": "/opt/autosnap/venv", "schedule_path": "/opt/autosnap", "schedule_log_path": "/var/log/autosnap"}
+
+
+@pytest.mark.parametrize("log", ["journal", "file"])
+def test_the_program_that_cron_starts_is_sound_bash(log: str, tmp_path: pathlib.Path) -> None:
+    template = jinja2.Template((ROLE / "templates" / "autosnap-job.j2").read_text(), trim_blocks=True)
+    program = tmp_path / "autosnap-job"
+    program.write_text(template.render(schedule_log=log, **SPECIMEN))
+    checked = subprocess.run(
+        ["shellcheck", str(program)], stdout=subprocess.PIPE, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_the_notifier_trusts_no_mail_server_but_a_proved_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The context that STARTTLS gets; the rest of it is tested with real mails in tests/roles."""
+    loader = importlib.machinery.SourceFileLoader("autosnap_notify", str(ROLE / "files" / "autosnap-notify"))
+    notify = types.ModuleType("autosnap_notify")
+    notify.__file__ = loader.path
+    loader.exec_module(notify)
+    contexts: list[Any] = []
+
+    class Server:
+        def __init__(self, *_unused: Any, **_more: Any) -> None: ...
+        def __enter__(self) -> Server: return self
+        def __exit__(self, *_unused: Any) -> None: ...
+        def starttls(self, context: Any) -> None: contexts.append(context)
+        def send_message(self, letter: Any) -> None: ...
+
+    monkeypatch.setattr(notify.smtplib, "SMTP", Server)
+    told = {"event": "failure", "job": "d", "host": "h", "result": "", "exit_status": "2", "log": "x"}
+    notify.mail({"to": "a@b", "starttls": True}, told)
+    notify.mail({"to": "a@b", "starttls": True, "validate_certs": False}, told)
+    assert [context.verify_mode for context in contexts] == [ssl.CERT_REQUIRED, ssl.CERT_NONE]
+    assert contexts[0].check_hostname
+
+
+def test_services_are_told_what_the_job_says_or_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    loader = importlib.machinery.SourceFileLoader("autosnap_notify", str(ROLE / "files" / "autosnap-notify"))
+    notify = types.ModuleType("autosnap_notify")
+    notify.__file__ = loader.path
+    loader.exec_module(notify)
+    monkeypatch.setenv("AUTOSNAP_HEALTH_PATH", str(tmp_path))
+    settings = {"ntfy": {"url": "https://ntfy.example.com/topic", "token": "t"}, "webhook": {"url": "https://x"}}
+    told = {"event": "failure", "job": "d", "host": "h", "result": "exit-code", "exit_status": "2", "log": "a\nno credential"}
+    request = notify.services(settings, told)["ntfy"]
+    assert list(notify.services(settings, told)) == ["ntfy"]
+    assert (request["url"], request["body"]["topic"]) == ("https://ntfy.example.com", "topic")
+    assert request["body"]["message"].startswith("the run: exit-code (no credential)")
+    guest = {"vmid": 7, "name": "web", "node": "n", "status": "failed", "reason": "full", "red": True, "errors": []}
+    said = digest({"failed": True, "guests": [guest]}, "snap", "d", "c")
+    (tmp_path / "d.json").write_text(json.dumps(said))
+    assert notify.services(settings, told)["ntfy"]["body"]["message"].startswith("7 web on n: failed (full)")
+    # One of an earlier run, and one of a run that was green before it failed, do not count.
+    for wrong in ({**said, "time": said["time"] - 9000}, {**said, "status": "ok", "problems": []}):
+        (tmp_path / "d.json").write_text(json.dumps(wrong))
+        assert "no credential" in notify.services(settings, told)["ntfy"]["body"]["message"]
+    (tmp_path / "d.json").write_text(json.dumps({**said, "status": "ok", "problems": [], "failed": False}))
+    assert notify.services(settings, {**told, "event": "success"})["ntfy"]["body"]["title"].endswith("is well")

@@ -17,6 +17,8 @@ from ansible_collections.pve.autosnap.plugins.module_utils import arguments
 ROOT = pathlib.Path(tables.__file__).parents[2]
 BOOKS = {"snap": ("autosnap_snap", arguments.SNAP), "clean": ("autosnap_clean", arguments.CLEAN),
          "status": ("autosnap_info", arguments.INFO)}
+# Where a playbook calls its module.
+CALLS = {"snap": "snap.yml", "clean": "clean.yml", "status": "tasks/list.yml"}
 
 
 def tasks(node: Any) -> list[dict[str, Any]]:
@@ -32,7 +34,7 @@ def tasks(node: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", BOOKS)
 def test_a_playbook_passes_every_option_of_its_module(name: str) -> None:
     module, spec = BOOKS[name]
-    book = yaml.safe_load((ROOT / "playbooks" / (name + ".yml")).read_text(encoding="utf-8"))
+    book = yaml.safe_load((ROOT / "playbooks" / CALLS[name]).read_text(encoding="utf-8"))
     call = next(task["pve.autosnap." + module] for task in tasks(book) if "pve.autosnap." + module in task)
     assert set(call) == set(spec.options)
     for option, text in call.items():

@@ -23,6 +23,7 @@ from ..pve.tasks import Done, Tasks, TaskTimeout
 from .hooks import Event, Hooks
 from .outcome import Outcome
 from .plan import HIBERNATED, SNAPSHOT_LOCKS, GuestPlan, Retainer, broken_entry, pruned
+from .progress import Progress
 from .state import State
 from .workers import CREATE, DELETE, Bounds, Dropped, Later, Slot, Stop, Workers
 
@@ -104,6 +105,7 @@ class Crew:
     fresh_enough: FreshEnough
     promised: Dict[storage_guard.StorageKey, int]
     state: State
+    progress: Progress
     stopped: Callable[[], Optional[str]]
     heard: Callable[[], bool]
     broken: List[Dict[str, object]] = field(default_factory=list)
@@ -183,6 +185,8 @@ class GuestRun:
         self.outcome.touch()
         untold = self.outcome.status == "timeout" and not self._crew.heard()
         self._crew.state.ended(self.outcome, unfinished=self.outcome.unseen or untold)
+        self._crew.progress.ended(
+            self._guest.vmid, self._guest.name or "", self.outcome.status, self.outcome.reason, self.outcome.red)
 
     def _steps(self) -> Steps:
         plan = self._plan
@@ -217,12 +221,14 @@ class GuestRun:
     def _begin(self, kind: str) -> Generator[object, Any, None]:
         """Wait until the guest is free, there is room under the limits, and no other run works on it."""
         while True:
+            self._crew.progress.waits(self._guest.vmid)
             yield from self._unlocked()
             yield self._slot(kind)
             self.outcome.touch()
             self._go_on()
             self._claimed = self._claimed or self._crew.state.take(self._guest.vmid)
             if self._claimed:
+                self._crew.progress.begun(self._guest.vmid)
                 return
             self._may_wait(CLAIMED)
             yield from self._wait(CLAIMED)
@@ -416,6 +422,7 @@ class GuestRun:
         pause = min(self._pause, self._crew.limits.lock_timeout - self._waited)
         if pause <= 0:
             self._give_up(reason)
+        self._crew.progress.waits(self._guest.vmid)
         self._waited += pause
         self._pause = min(RETRY_MAX, self._pause * (1 if self._guest.lock else 2))
         yield Later(pause)
@@ -665,5 +672,9 @@ def act(crew: Crew, plans: Tuple[GuestPlan, ...]) -> List[Outcome]:
     threads = slots + SPARE_THREADS if hooked else min(THREADS, slots + SPARE_THREADS)
     # A post hook may thaw something: it must not wait until a look is worth its while.
     workers = Workers(Bounds(limits.creates, limits.deletes), crew.session, crew.stop, threads, eager=hooked)
+    for run, plan in zip(runs, plans):
+        if not plan.has_work:
+            outcome = run.outcome
+            crew.progress.ended(plan.guest.vmid, plan.guest.name or "", outcome.status, outcome.reason, outcome.red)
     workers.run([run for run, plan in zip(runs, plans) if plan.has_work])
     return [run.outcome for run in runs]

@@ -185,15 +185,16 @@ def _who(guest: Guest) -> Dict[str, Any]:
     return {"vmid": guest.vmid, "name": guest.name or "", "type": guest.type, "node": guest.node, "tags": list(guest.tags)}
 
 
-def _health(guest: Guest, settings: InfoSettings, verdicts: Verdicts) -> Dict[str, Any]:
-    """The keys of a guest's entry that ``expect`` adds."""
+def _health(guest: Guest, settings: InfoSettings, verdicts: Verdicts, unread: str = "") -> Dict[str, Any]:
+    """The keys of a guest's entry that ``expect`` adds; ``unread`` is why nothing is known of it."""
     if not settings.expect:
         return {}
     found = verdicts[guest.vmid]
     worst = health.worst(found)
     return {
         "health": health.UNPROTECTED if worst is None else worst.status,
-        "health_reason": "no expectation covers it" if worst is None else worst.reason,
+        "health_reason": worst.reason if worst is not None else "; ".join(
+            text for text in ("no expectation covers it", unread) if text),
         "expectations": [
             {
                 "label": verdict.label, "status": verdict.status, "level": verdict.level, "reason": verdict.reason,
@@ -225,7 +226,7 @@ def _preview(entry: Dict[str, Any], state: GuestState, situation: Situation, set
 def _unread(guest: Guest, reason: str, settings: InfoSettings, verdicts: Verdicts) -> Dict[str, Any]:
     entry: Dict[str, Any] = {
         **_who(guest), "status": "unreachable", "reason": reason, "lock": None, "foreign": 0, "snapshots": [],
-        **_health(guest, settings, verdicts)}
+        **_health(guest, settings, verdicts, reason)}
     if settings.retention is not None:
         entry["next_prunes"] = []
     return entry

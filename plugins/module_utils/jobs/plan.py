@@ -189,8 +189,8 @@ class _SnapPlanner:
         reason = "{0}; {1} is made if pruning makes room".format(refusal, name) if refusal else ""
         decisions = tuple(self.retainer.decide(listed.snapshots, self.situation.server_time, created))
         return replace(
-            base, create=name, label=self.settings.label, time=self.now, vmstate=vmstate, reason=reason, prune_first=refusal, needs=verdict.needs, decisions=decisions,
-            warnings=_agent_warning(state, vmstate))
+            base, create=name, label=self.settings.label, time=self.now, vmstate=vmstate, reason=reason, prune_first=refusal,
+            needs=verdict.needs, decisions=decisions, warnings=_agent_warning(state, vmstate))
 
 
 def fresh_enough(settings: SnapSettings, snapshots: Sequence[Snapshot], server_time: int) -> str:

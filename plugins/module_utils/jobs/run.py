@@ -25,6 +25,7 @@ from . import outcome
 from .acting import Crew, FreshEnough, act
 from .hooks import Event, Hooks
 from .plan import Plan, Retainer
+from .progress import Progress
 from .reading import Situation, read_situation
 from .state import NOT_STARTED, State
 
@@ -128,7 +129,7 @@ def _run(
         job.limits.hook, job.limits.hook_timeout, job.label, job.keep, job.vmstate, session.host, secrets, check)
     crew = Crew(
         session, cluster, tasks, hooks, job.limits, job.retainer, job.guard, job.fresh_enough, dict(plan.promised), state,
-        ending.reason, lambda: not ending.signal)
+        Progress(job.name, job.label, len(plan.guests)), ending.reason, lambda: not ending.signal)
     troubles: List[str] = []
     if check:
         outcomes = _show(plan, hooks, job.name)
@@ -176,6 +177,7 @@ def _carry_out(plan: Plan, crew: Crew, job: Job, troubles: List[str]) -> List[ou
     else:
         crew.state.begin(job.name, plan)
         outcomes = act(crew, plan.guests)
+        crew.progress.close()
         if crew.state.problem:
             troubles.append(crew.state.problem)
         crew.state.close(crew.heard())

@@ -170,6 +170,7 @@ def table(used: List[Storage], ledger: Ledger, limits: Limits) -> List[Dict[str,
             "size": storage.size,
             "promised": promised,
             "percent": None if use is None else round(use, 1),
+            "limit": limits.max_percent,
             "ok": refusal is None,
             "reason": refusal or "",
         })

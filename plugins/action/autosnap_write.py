@@ -1,0 +1,63 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Write a file of the control node so that who reads it sees the old one or the new one, whole.
+
+The module for copying may write into a file beside it whose name ends as the other one does, and node_exporter reads
+every C(*.prom).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import Any, Dict, Optional
+
+from ansible.plugins.action import ActionBase
+
+
+class ActionModule(ActionBase):
+    """See the documentation of the module of the same name."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: Optional[str] = None, task_vars: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+        result: Dict[str, Any] = super().run(tmp, task_vars)
+        _unused, arguments = self.validate_argument_spec(argument_spec={
+            "content": {"type": "str", "required": True}, "dest": {"type": "path", "required": True},
+            "mode": {"type": "str", "default": "0644"}})
+        data, path = arguments["content"].encode(), arguments["dest"]
+        try:
+            result["changed"] = _read(path) != data
+            if result["changed"] and not self._task.check_mode:
+                _replace(path, data, int(arguments["mode"], 8))
+        except OSError as error:
+            result.update(failed=True, msg="'{0}' cannot be written: {1}; is its directory there, and may this user write in "
+                                           "it?".format(path, error.strerror))
+        return result
+
+
+def _read(path: str) -> Optional[bytes]:
+    try:
+        with open(path, "rb") as handle:
+            return handle.read()
+    except FileNotFoundError:
+        return None
+
+
+def _replace(path: str, data: bytes, mode: int) -> None:
+    directory, name = os.path.split(os.path.abspath(path))
+    descriptor, temporary = tempfile.mkstemp(prefix=".{0}.".format(name), suffix=".new", dir=directory)
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,224 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run leaves for people and monitors, through the installed playbooks: health, metrics, page, messages, progress."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import stat
+from typing import Any, Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from simulator.running import Running
+from simulator.sinks import Sinks
+from test_playbooks import Control
+from worlds import SECRET, daily, guest, world
+
+SCRIPT = "<script>alert(1)</script>"
+HALF = {"name": "autodaily261101000000", "age": 500, "description": "cv4pve-autosnap", "snapstate": "delete"}
+TODAY = [{"label": "daily", "count": 2, "age": 3600}]
+
+
+@pytest.fixture(name="control")
+def fixture_control(tmp_path: pathlib.Path) -> Iterator[Control]:
+    with Running(world(
+        guest(100, snapshots=TODAY), guest(101, type="lxc", node="pve2", snapshots=daily(4)), guest(102, storage="full"),
+        guest(103), guest(104, snapshots=[*TODAY, HALF]), guest(900, template=True),
+    )) as cluster:
+        yield Control(tmp_path, cluster)
+
+
+@pytest.fixture(name="sinks")
+def fixture_sinks() -> Iterator[Sinks]:
+    sinks = Sinks()
+    yield sinks
+    sinks.close()
+
+
+def samples(path: pathlib.Path) -> dict[tuple[str, str], float]:
+    """Values of a metrics file by name and, where there is one, the label that tells them apart."""
+    found = {}
+    for family in text_string_to_metric_families(path.read_text()):
+        for sample in family.samples:
+            labels = {key: value for key, value in sample.labels.items() if key not in ("cluster", "job_name", "guest", "node")}
+            found[sample.name.removeprefix("pve_autosnap_"), ",".join(labels.values())] = sample.value
+    return found
+
+
+def test_health_and_metrics_after_every_run(control: Control) -> None:
+    health, metrics = control.directory / "health.json", control.directory / "daily.prom"
+    files = {"autosnap_health_file": str(health), "autosnap_metrics_file": str(metrics), "autosnap_cluster": "prod"}
+    assert control.run("pve.autosnap.snap", autosnap_keep=2, autosnap_guests="100,101,104", **files).returncode == 0
+    first = samples(metrics)
+    told = json.loads(health.read_text())
+    assert (told["status"], told["job_name"], told["cluster"], told["action"]) == ("warning", "daily", "prod", "snap")
+    assert [(problem["vmid"], problem["status"]) for problem in told["problems"]] == [(104, "broken")]
+    assert first["guests", "created"] == 3 and first["guests", "matched"] == 3 and first["broken_snapshots", ""] == 1
+    assert first["guest_snapshots", "daily,100"] == 2 and first["guest_snapshots", "daily,101"] == 2
+    assert abs(first["guest_newest_snapshot_timestamp_seconds", "daily,100"] - first["last_run_timestamp_seconds", ""]) < 30
+    assert first["storage_used_ratio", "ceph"] == 0.1 and first["storage_ok", "ceph"] == 1
+    assert first["last_success_timestamp_seconds", ""] == first["last_run_timestamp_seconds", ""]
+    assert stat.S_IMODE(metrics.stat().st_mode) == 0o644
+    # A red run keeps the time of the last green one.
+    assert control.run("pve.autosnap.snap", autosnap_guests="@tag-nosuch", **files).returncode == 2
+    second = samples(metrics)
+    assert second["last_run_success", ""] == 0 and second["status", ""] == 2
+    assert second["last_success_timestamp_seconds", ""] == first["last_success_timestamp_seconds", ""]
+    assert json.loads(health.read_text())["status"] == "critical"
+    # So does one that could not even begin, and a dry run is none.
+    before = health.read_text()
+    assert control.run("pve.autosnap.snap", "--check", **files).returncode == 0
+    assert health.read_text() == before
+    control.token.write_text("autosnap@pve!test=wrong")
+    assert control.run("pve.autosnap.snap", **files).returncode == 2
+    told = json.loads(health.read_text())
+    assert told["status"] == "critical" and "refused the credentials" in told["problems"][0]["reason"]
+    assert samples(metrics)["last_success_timestamp_seconds", ""] == first["last_success_timestamp_seconds", ""]
+    assert not list(control.directory.glob(".*.new"))
+
+
+def test_what_info_tells_as_metrics(control: Control) -> None:
+    metrics = control.directory / "report.prom"
+    run = control.run(
+        "pve.autosnap.status", autosnap_metrics_file=str(metrics), autosnap_label=None, autosnap_guests="@all",
+        autosnap_expect=[{"label": "daily", "max_age": "26h"}])
+    assert run.returncode == 0, run.stdout
+    found = samples(metrics)
+    assert found["guest_ok", "ok,100"] == 1 and found["guest_ok", "missing,103"] == 0
+    assert found["guests_by_health", "missing"] == 2
+    assert found["storage_used_ratio", "full"] == 0.97 and found["storage_ok", "full"] == 0
+    assert found["status", ""] == 2
+
+
+def test_a_file_that_cannot_be_written_makes_the_run_red(control: Control) -> None:
+    run = control.run("pve.autosnap.snap", autosnap_health_file="/nowhere/health.json")
+    assert run.returncode == 2
+    assert "'/nowhere/health.json' cannot be written" in run.stdout
+    assert "| created " in run.stdout
+
+
+def rename(control: Control, vmid: int, name: str) -> None:
+    """Also to what no real server takes: a page must not trust it."""
+    found = control.cluster.pve.guest(vmid)
+    found.name = found.config["name"] = name
+
+
+def test_the_report_in_three_forms(control: Control) -> None:
+    rename(control, 100, SCRIPT)
+    rename(control, 103, "n" * 200)
+    control.cluster.pve.guest(101).config["tags"] = "a|b;" + SCRIPT
+    control.cluster.pve.guest(104).snapshots["mine"] = {"snaptime": 1_000_000_000, "description": SCRIPT}
+    control.cluster.pve.storages[SCRIPT] = dict(control.cluster.pve.storages["ceph"])
+    files = {"autosnap_report_{0}file".format(form): str(control.directory / "r.{0}".format(end))
+             for form, end in (("", "html"), ("markdown_", "md"), ("json_", "json"))}
+    run = control.run("pve.autosnap.report", autosnap_guests="@all", autosnap_label=None,
+                      autosnap_expect=[{"label": "daily", "max_age": "26h"}], autosnap_max_foreign_age="30d", **files)
+    assert run.returncode == 0, run.stdout
+    page, markdown = (control.directory / "r.html").read_text(), (control.directory / "r.md").read_text()
+    assert SCRIPT not in page and "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "n" * 200 in page
+    assert not re.search(r"(?:src|href)=|url\(|@import|https?://", page), "it needs the network"
+    assert SCRIPT not in markdown and "&lt;script&gt;" in markdown
+    told = json.loads((control.directory / "r.json").read_text())
+    assert told["status"] == "critical" and len(told["guests"]) == 5
+    assert page.count("&lt;script&gt;") >= 4 and markdown.count("&lt;script&gt;") >= 2
+    rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert all(len(re.findall(r"(?<!\\)\|", row)) in (6, 8) for row in rows)
+
+
+def test_a_template_of_one_s_own(control: Control) -> None:
+    template = control.directory / "mine.j2"
+    template.write_text("{% for guest in report.guests %}{{ guest.vmid }} {{ guest.name }};{% endfor %}")
+    rename(control, 100, SCRIPT)
+    page = control.directory / "r.html"
+    variables = {"autosnap_guests": "100", "autosnap_report_file": str(page), "autosnap_report_template": str(template)}
+    assert control.run("pve.autosnap.report", **variables).returncode == 0
+    assert page.read_text() == "100 &lt;script&gt;alert(1)&lt;/script&gt;;"
+    template.write_text("{{ report.nosuch }}")
+    wrong = control.run("pve.autosnap.report", **variables)
+    assert wrong.returncode == 2 and "'autosnap_report_template'" in wrong.stdout and "nosuch" in wrong.stdout
+
+
+def test_messages_as_they_are_received(control: Control, sinks: Sinks) -> None:
+    secret = "s3cret-token-77"
+    notify = {
+        "webhook": {"url": sinks.url + "/hook", "headers": {"X-Key": secret}}, "link": "https://example.com/r.html",
+        "ntfy": {"url": sinks.url + "/backups", "token": secret}, "gotify": {"url": sinks.url, "token": secret},
+        "slack": {"url": sinks.url + "/slack"}, "mattermost": {"url": sinks.url + "/mattermost"},
+        "teams": {"url": sinks.url + "/teams"},
+        "health_check": {event: sinks.url + "/health/" + event for event in ("start", "success", "failure")}}
+    rename(control, 102, "a<b>&c")
+    run = control.run("pve.autosnap.snap", "-vvv", autosnap_guests="100,102", autosnap_notify=notify)
+    assert run.returncode == 2
+    assert secret not in run.stdout + run.stderr and SECRET not in run.stdout + run.stderr
+    got = {path: body for _method, path, body in sinks.requests}
+    print(json.dumps(got, indent=1))
+    assert list(got) == ["/health/start", "/health/failure", "/hook", "/", "/message", "/slack", "/mattermost", "/teams"]
+    hook = json.loads(got["/hook"])
+    assert hook["title"].startswith("pve.autosnap: daily of 127.0.0.1:") and hook["title"].endswith(" FAILED")
+    assert hook["text"].splitlines()[0].startswith("102 a<b>&c on pve1: skipped (storage 'full' would be 97.0 % full")
+    assert hook["text"].endswith("https://example.com/r.html") and hook["status"] == "critical"
+    ntfy = json.loads(got["/"])
+    assert (ntfy["topic"], ntfy["priority"], ntfy["title"]) == ("backups", 5, hook["title"])
+    assert json.loads(got["/message"])["message"] == hook["text"]
+    assert "a&lt;b&gt;&amp;c" in json.loads(got["/slack"])["text"]
+    card = json.loads(got["/teams"])["attachments"][0]["content"]
+    assert card["body"][0]["text"] == hook["title"] and card["type"] == "AdaptiveCard"
+    sent = dict(zip((path for _method, path, _body in sinks.requests), sinks.headers))
+    assert sent["/"]["Authorization"] == "Bearer " + secret and sent["/message"]["X-Gotify-Key"] == secret
+    assert sent["/hook"]["X-Key"] == secret
+
+
+@pytest.mark.parametrize(("when", "guests", "told"), [
+    ("failure", "100", False), ("always", "100", True), ("warning", "100", False), ("warning", "100,104", True),
+    ("failure", "100,104", False), ("failure", "100,102", True)])
+def test_who_is_told_when(control: Control, sinks: Sinks, when: str, guests: str, told: bool) -> None:
+    control.run("pve.autosnap.snap", autosnap_guests=guests, autosnap_notify={
+        "when": when, "webhook": {"url": sinks.url + "/hook"}, "health_check": {"success": sinks.url + "/ok"}})
+    assert ("/hook" in [path for _method, path, _body in sinks.requests]) is told
+    assert ("/ok" in [path for _method, path, _body in sinks.requests]) is (guests != "100,102")
+
+
+def test_a_dry_run_tells_nobody(control: Control, sinks: Sinks) -> None:
+    notify = {"when": "always", "webhook": {"url": sinks.url}, "health_check": {"start": sinks.url, "success": sinks.url}}
+    assert control.run("pve.autosnap.snap", autosnap_dry_run=True, autosnap_notify=notify).returncode == 0
+    assert sinks.requests == []
+
+
+def test_a_service_that_cannot_be_reached_is_named_and_the_others_are_told(control: Control, sinks: Sinks) -> None:
+    run = control.run("pve.autosnap.snap", autosnap_guests="100", autosnap_notify={
+        "when": "always", "webhook": {"url": sinks.url + "/broken"}, "gotify": {"url": sinks.url, "token": "x"}})
+    assert run.returncode == 2
+    assert "webhook could not be told of this run;" in " ".join(run.stdout.split())
+    assert "/message" in [path for _method, path, _body in sinks.requests]
+
+
+@pytest.mark.parametrize(("notify", "words"), [
+    ({"when": "sometimes"}, "sometimes"), ({"ntfy": {"token": "x"}}, "url"), ({"sms": {}}, "sms"),
+    ({"mail": {"to": ["a@b"]}}, "mail needs the collection community.general"),
+])
+def test_wrong_settings_are_refused_before_anything_is_touched(control: Control, notify: dict[str, Any], words: str) -> None:
+    run = control.run("pve.autosnap.snap", autosnap_notify=notify)
+    assert run.returncode == 2 and words in " ".join(run.stdout.split())
+    assert not control.cluster.pve.log
+
+
+def test_a_wrong_age_of_runs_is_refused_before_anything_is_touched(control: Control) -> None:
+    run = control.run("pve.autosnap.snap", autosnap_max_run_age="soon")
+    assert run.returncode == 2 and "option 'autosnap_max_run_age': 'soon' is not a duration" in " ".join(run.stdout.split())
+    assert not control.cluster.pve.log
+
+
+def test_progress_in_a_log(control: Control) -> None:
+    control.environment["ANSIBLE_CALLBACKS_ENABLED"] = "pve.autosnap.progress"
+    run = control.run("pve.autosnap.snap", autosnap_guests="100,101,102")
+    lines = [line for line in run.stdout.splitlines() if line.startswith("snap ")]
+    assert sorted(line.split(" ", 2)[2].split(" (")[0] for line in lines) == [
+        "100 vm100: created", "101 vm101: created", "102 vm102: skipped"]
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+    del control.environment["ANSIBLE_CALLBACKS_ENABLED"]
+    assert "snap 1/" not in control.run("pve.autosnap.snap", autosnap_guests="100").stdout
