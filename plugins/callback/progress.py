@@ -23,6 +23,7 @@ author:
   - pve.autosnap contributors (@pve-autosnap)
 """
 
+import atexit
 import json
 import os
 import shutil
@@ -66,6 +67,7 @@ class CallbackModule(CallbackBase):
             self._remove()
             return
         os.environ[VARIABLE] = path
+        atexit.register(self._remove)
         output = sys.__stdout__
         if output is not None:
             screen = Screen(output.fileno(), output.isatty())
@@ -120,16 +122,17 @@ class Screen:
             self._runs[process] = told
         if self._terminal:
             self._write("\r\033[K" + "   ".join(self._line(run) for run in self._runs.values()))
-        elif told["event"] == "guest":
-            self._write(self._guest(told) + "\n")
+        else:
+            self._write("".join(self._guest(told, guest) + "\n" for guest in told["guests"]))
 
     def _line(self, run: Dict[str, Any]) -> str:
         """What is so now, within the width of the terminal."""
+        host = run["host"] if len(self._runs) > 1 else ""
         text = "{0}: {1}/{2} done, {3} running, {4} waiting, {5} failed{6}".format(
-            _plain(" ".join(part for part in (run["job"], run["label"]) if part)), run["done"], run["total"], run["running"],
-            run["total"] - run["done"] - run["running"], run["failed"], self._rate(run))
+            _plain(" ".join(part for part in (host, run["job"], run["label"]) if part)), run["done"], run["total"],
+            run["running"], run["total"] - run["done"] - run["running"], run["failed"], self._rate(run))
         try:
-            width = os.get_terminal_size(self._descriptor).columns
+            width = os.get_terminal_size(self._descriptor).columns or 80
         except OSError:
             width = 80
         return text[:max(10, width // max(1, len(self._runs)) - 4)]
@@ -142,11 +145,11 @@ class Screen:
         left = seconds / run["done"] * (run["total"] - run["done"])
         return ", {0:.0f}/min, {1} left".format(run["done"] * 60 / seconds, _clock(left))
 
-    def _guest(self, told: Dict[str, Any]) -> str:
-        guest = told["guest"]
-        return _plain("{0} {1}/{2} {3} {4}: {5}{6}".format(
-            told["job"], told["done"], told["total"], guest["vmid"], guest["name"], guest["status"],
-            " ({0})".format(guest["reason"]) if guest["reason"] else ""))
+    @staticmethod
+    def _guest(told: Dict[str, Any], guest: Dict[str, Any]) -> str:
+        return _plain("{0} {1} {2}/{3} {4} {5}: {6}{7}".format(
+            told["host"], " ".join(part for part in (told["job"], told["label"]) if part), guest["done"], told["total"],
+            guest["vmid"], guest["name"], guest["status"], " ({0})".format(guest["reason"]) if guest["reason"] else ""))
 
     def _write(self, text: str) -> None:
         try:

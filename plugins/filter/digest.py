@@ -43,6 +43,7 @@ def digest(
         "summary": dict(result.get("summary") or {}),
         "health": dict(result.get("health") or {}),
         "problems": problems,
+        "red": sum(1 for guest in result.get("guests") or [] if guest.get("red") or guest.get("health", "ok") != "ok"),
         "duration": float(result.get("duration") or 0),
         "api_calls": int(result.get("api_calls") or 0),
     }
@@ -64,7 +65,9 @@ def _problem(level: str, status: str, reason: str, guest: Mapping[str, Any] | No
 
 def _problems(result: Mapping[str, Any]) -> Iterable[Dict[str, Any]]:
     """Everything that somebody should look at."""
-    if result.get("failure"):
+    for sentence in result.get("problems") or []:
+        yield _problem("critical" if result.get("failed") else "warning", "failed", sentence)
+    if result.get("failure") and not result.get("problems"):
         yield _problem("critical", "failed", str(result.get("msg", "")))
     guests = {guest["vmid"]: guest for guest in result.get("guests") or []}
     for guest in guests.values():
@@ -97,7 +100,8 @@ def _of_guest(guest: Mapping[str, Any]) -> Iterable[Dict[str, Any]]:
     elif guest.get("errors"):
         yield _problem("warning", guest["status"], "; ".join(guest["errors"]), guest)
     elif guest.get("health", "ok") != "ok":
-        levels = [verdict["level"] for verdict in guest["expectations"]] or ["warning"]
+        unread = "critical" if guest["health"] == "unreachable" else "warning"
+        levels = [verdict["level"] for verdict in guest["expectations"]] or [unread]
         yield _problem(max(levels, key=LEVELS.index), guest["health"], guest["health_reason"], guest)
     elif "health" not in guest and guest["status"] == "unreachable" and "red" not in guest:
         yield _problem("critical", "unreachable", guest["reason"], guest)

@@ -16,8 +16,8 @@ TEXT_MAX = 1500
 
 def message_due(digest: Mapping[str, Any], notify: Mapping[str, Any]) -> bool:
     """Whether somebody is to be told of a run: always, of warnings and failures, or of failures."""
-    least = {"always": ("ok", "warning", "critical"), "warning": ("warning", "critical"), "failure": ("critical",)}
-    return digest["status"] in least[notify.get("when") or "failure"]
+    least = {"always": ("ok", "warning", "critical"), "warning": ("warning", "critical")}
+    return digest["status"] in least.get(notify.get("when") or "", ("critical",))
 
 
 def message_subject(digest: Mapping[str, Any]) -> str:
@@ -27,32 +27,35 @@ def message_subject(digest: Mapping[str, Any]) -> str:
 
 
 def message_text(digest: Mapping[str, Any], link: str = "") -> str:
-    """A text short enough for a phone, problems first."""
-    problems = digest["problems"]
-    lines = ["{0}: {1}".format(_who(problem), _short("{0} ({1})".format(problem["status"], problem["reason"])))
-             for problem in problems[:LINES]]
-    if len(problems) > LINES:
-        lines.append("and {0} more".format(len(problems) - LINES))
+    """A text short enough for a phone: problems first, then numbers and the link, which are never cut off."""
+    problems = ["{0}: {1}".format(_who(problem), _short("{0} ({1})".format(problem["status"], problem["reason"])))
+                for problem in digest["problems"]]
     numbers = {**digest["summary"], **digest["health"]}
     counts = ", ".join("{0} {1}".format(count, name) for name, count in numbers.items() if count)
-    lines.append(counts or digest["message"])
-    lines += ["took {0:.0f} s".format(digest["duration"]), *([link] if link else [])]
-    return "\n".join(lines)
+    end = [counts or digest["message"], "took {0:.0f} s".format(digest["duration"]), *([link] if link else [])]
+    room = TEXT_MAX - sum(len(line) + 1 for line in end)
+    shown: List[str] = []
+    while len(shown) < min(LINES, len(problems)) and room > len(problems[len(shown)]) + 20:
+        room -= len(problems[len(shown)]) + 1
+        shown.append(problems[len(shown)])
+    if len(shown) < len(problems):
+        shown.append("and {0} more".format(len(problems) - len(shown)))
+    return "\n".join([*shown, *end])
 
 
 def _who(problem: Mapping[str, Any]) -> str:
-    parts = [str(problem["vmid"] or ""), problem["name"], "on " + problem["node"] if problem["node"] else ""]
+    parts = [str(problem["vmid"] or ""), _short(problem["name"], 40), "on " + problem["node"] if problem["node"] else ""]
     return " ".join(part for part in parts if part) or "the run"
 
 
-def _short(text: str) -> str:
+def _short(text: str, most: int = 120) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= 120 else text[:117] + "..."
+    return text if len(text) <= most else text[:most - 3] + "..."
 
 
 def message_requests(digest: Mapping[str, Any], notify: Mapping[str, Any]) -> List[Dict[str, Any]]:
     """The requests for every service in C(notify): C(name), C(url), C(headers) and a C(body) for JSON."""
-    subject, text = message_subject(digest), message_text(digest, str(notify.get("link") or ""))[:TEXT_MAX]
+    subject, text = message_subject(digest), message_text(digest, str(notify.get("link") or ""))
     made = []
     for name, build in _SERVICES.items():
         settings = notify.get(name)

@@ -43,8 +43,10 @@ def metrics(result: Mapping[str, Any], digest: Mapping[str, Any], path: str) -> 
     add("last_run_duration_seconds", "How long the last run took.", digest["duration"])
     add("last_run_api_calls", "API calls of the last run.", digest["api_calls"])
     add("status", "0 all is well, 1 something needs a look, 2 somebody must act.", LEVELS.index(digest["status"]))
+    add("guests_matched", "Guests that the last run was about.", digest["summary"].get("matched", 0))
+    add("guests_red", "Guests that are not as they should be.", digest["red"])
     for status, count in digest["summary"].items():
-        if status != "snapshots":
+        if status not in ("snapshots", "matched"):
             add("guests", "Guests by what the last run came to.", count, status=status)
     for health, count in digest["health"].items():
         add("guests_by_health", "Guests by health, where something is expected of them.", count, health=health)

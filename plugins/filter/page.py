@@ -25,7 +25,7 @@ TICKS = ((HOUR, "1 h"), (6 * HOUR, "6 h"), (24 * HOUR, "1 d"), (7 * 24 * HOUR, "
     182 * 24 * HOUR, "6 mo"), (365 * 24 * HOUR, "1 y"), (3 * 365 * 24 * HOUR, "3 y"))
 WIDTH = 240  # of a timeline, in the units of its SVG
 LANE = 12
-HEALTHS = ("missing", "stale", "broken", "unreachable", "unprotected", "ok")
+HEALTHS = ("missing", "stale", "broken", "unreachable", "unprotected", "no snapshots", "not judged", "ok")
 
 
 def report_page(result: Mapping[str, Any], digest: Mapping[str, Any], template: str = "") -> str:
@@ -54,12 +54,17 @@ def report_markdown(result: Mapping[str, Any], digest: Mapping[str, Any]) -> str
         parts += ["## Problems", "", *_table(("", "guest", "node", "status", "reason"), [
             (p["level"], "{0} {1}".format(p["vmid"] or "", p["name"]), p["node"], p["status"], p["reason"])
             for p in view["problems"]])]
-    parts += ["## Guests", "", *_table(("vmid", "guest", "node", "health", "label", "snapshots", "newest"), [
-        (guest["vmid"], guest["name"], guest["node"], guest["health"], of_label["label"], of_label["count"], of_label["age"])
+    parts += ["## Guests", "", *_table(("vmid", "guest", "node", "tags", "health", "label", "snapshots", "newest", "why"), [
+        (guest["vmid"], guest["name"], guest["node"], ", ".join(guest["tags"]), guest["health"], of_label["label"],
+         of_label["count"], of_label["age"], guest["reason"])
         for guest in view["guests"] for of_label in guest["labels"] or [{"label": "", "count": 0, "age": ""}]])]
     if view["storages"]:
         parts += ["## Storages", "", *_table(("storage", "node", "used", "of", "within the limits"), [
             (s["name"], s["node"], s["used"], s["size"], "yes" if s["ok"] else "no: " + s["reason"]) for s in view["storages"]])]
+    if view["old_foreign"]:
+        parts += ["## Forgotten? Old snapshots that are not ours", "", *_table(
+            ("vmid", "guest", "snapshot", "age", "description"),
+            [(old["vmid"], old["name"], old["snapshot"], old["age"], old["description"]) for old in view["old_foreign"]])]
     return "\n".join(parts) + "\n"
 
 
@@ -72,7 +77,7 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> List[str]:
 def _cell(text: str) -> str:
     """Text that is neither table, HTML nor markup."""
     escaped = html.escape(" ".join(text.split()), quote=False)
-    for character in "\\`*_[]|":
+    for character in "\\`*_[]|~":
         escaped = escaped.replace(character, "\\" + character)
     return escaped
 
@@ -114,7 +119,7 @@ def _guest(guest: Mapping[str, Any], now: int, oldest: int, labels: Sequence[str
     return {
         "vmid": guest["vmid"], "name": guest["name"], "type": guest["type"], "node": guest["node"],
         "tags": list(guest.get("tags") or []),
-        "health": guest.get("health") or ("unreachable" if guest["status"] == "unreachable" else "ok"),
+        "health": guest.get("health") or _unjudged(guest, counts),
         "reason": guest.get("health_reason") or guest.get("reason") or "",
         "labels": [{**of_label, "age": human_duration(max(0, now - of_label["newest"]))} for of_label in counts],
         "count": sum(of_label["count"] for of_label in counts),
@@ -128,13 +133,20 @@ def _guest(guest: Mapping[str, Any], now: int, oldest: int, labels: Sequence[str
                     {
                         "x": _place(now - s["snaptime"], oldest), "state": s["state"],
                         "title": "{0}, {1}{2}".format(
-                            s["name"], human_duration(max(0, now - s["snaptime"])),
+                            s["name"], human_duration(max(0, now - s["snaptime"])) if s["snaptime"] > 0 else "?",
                             "" if s["state"] == "whole" else ", " + s["state"]),
                     }
                     for s in guest["snapshots"] if s["label"] == label],
             }
             for number, label in enumerate(own)],
     }
+
+
+def _unjudged(guest: Mapping[str, Any], counts: Sequence[Any]) -> str:
+    """What is said of a guest of which nothing is expected: that it is well is not known."""
+    if guest["status"] == "unreachable":
+        return "unreachable"
+    return "not judged" if counts else "no snapshots"
 
 
 def _place(age: int, oldest: int) -> float:

@@ -101,7 +101,7 @@ def variables_spec(name: str) -> Dict[str, Any]:
 def unknown_variables(names: Sequence[str], playbook: str) -> List[str]:
     """Names that begin with C(autosnap_) and mean nothing to any playbook."""
     known = {name for book in _SPECS for name in variables_spec(book)} | {
-        "autosnap_result", "autosnap_digest", "autosnap_sent", "autosnap_untold"}
+        "autosnap_result", "autosnap_digest", "autosnap_sent", "autosnap_undone"}
     return sorted(name for name in names if name not in known)
 
 

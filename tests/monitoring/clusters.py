@@ -12,10 +12,13 @@ from simulator.running import Running
 from test_playbooks import Control
 from worlds import guest, world
 
+SCRIPT = "<script>alert(1)</script>"
 HALF = {"name": "autodaily261101000000", "age": 500, "description": "cv4pve-autosnap", "snapstate": "delete"}
 BY_HAND = {"name": "before_upgrade", "age": 90 * 86400, "description": "Tom, before the upgrade"}
-EXPECT = [{"label": "daily", "max_age": "26h", "guests": "@all,-@tag-test"}, {"label": "weekly", "max_age": "8d",
-                                                                             "guests": "@tag-prod"}]
+EXPECT = [
+    {"label": "daily", "max_age": "26h", "guests": "@all,-@tag-test"},
+    {"label": "weekly", "max_age": "8d", "guests": "@tag-prod"},
+]
 
 
 def snapshots(number: int) -> list[dict[str, Any]]:
@@ -50,8 +53,12 @@ def report(directory: pathlib.Path, count: int) -> pathlib.Path:
     """The page of a cluster of so many guests, by the playbook."""
     page = directory / "report{0}.html".format(count)
     with Running(sick(count)) as cluster:
-        long = cluster.pve.guest(100)
+        long, hostile = cluster.pve.guest(100), cluster.pve.guest(102)
         long.name = long.config["name"] = "a-name-of-200-characters-" + "x" * 175
+        hostile.name = hostile.config["name"] = SCRIPT
+        hostile.config["tags"] = "prod;" + SCRIPT
+        hostile.snapshots[BY_HAND["name"]]["description"] = SCRIPT
+        cluster.pve.storages[SCRIPT] = dict(cluster.pve.storages["ceph"])
         control = Control(directory, cluster)
         run = control.run(
             "pve.autosnap.report", autosnap_guests="@all,@tag-nosuch", autosnap_label=None, autosnap_expect=EXPECT,

@@ -49,7 +49,7 @@ def test_the_metrics_are_as_prometheus_wants_them(tmp_path: pathlib.Path) -> Non
 
 
 def test_the_rules_are_right_and_fire_when_they_should(tmp_path: pathlib.Path) -> None:
-    assert "9 rules found" in promtool("check", "rules", str(FILES / "alerts.yml"))
+    assert "11 rules found" in promtool("check", "rules", str(FILES / "alerts.yml"))
     for source in (FILES / "alerts.yml", HERE / "alerts_test.yml"):
         shutil.copy(source, tmp_path)
     assert "SUCCESS" in promtool("test", "rules", "alerts_test.yml", cwd=tmp_path)
@@ -87,7 +87,14 @@ def test_the_dashboard_is_what_grafana_takes() -> None:
         else:
             assert given == found, where
 
-    kept(json.loads(text), again, "dashboard")
+    made = json.loads(text)
+    kept(made, again, "dashboard")
+    assert len({panel["id"] for panel in made["panels"]}) == len(made["panels"])
+    for panel in made["panels"]:
+        place = panel["gridPos"]
+        assert panel["type"] in ("stat", "timeseries", "table", "bargauge") and isinstance(panel["title"], str)
+        assert all(isinstance(place[key], int) for key in "xywh") and place["x"] + place["w"] <= 24
+        assert all(isinstance(target["expr"], str) and target["refId"] for target in panel["targets"])
 
 
 @pytest.fixture(name="servers")
@@ -142,6 +149,12 @@ def test_an_alert_fires_when_a_run_is_withheld(servers: str, tmp_path: pathlib.P
         assert control.run("pve.autosnap.snap", **variables).returncode == 0
         assert until(lambda: value('pve_autosnap_guests{status="created"}'), 30) == "2"
         assert "AutosnapNotRunning" not in firing()
+        # Every panel of the dashboard gets an answer.
+        for panel in json.loads((FILES / "dashboard.json").read_text())["panels"]:
+            for target in panel["targets"]:
+                asked = target["expr"].replace("$cluster", ".*").replace("$job_name", ".*")
+                found = answer(servers, "/api/v1/query?query=" + urllib.parse.quote(asked))
+                assert found.get("result") or panel["title"] == "Guests by health", (panel["title"], found)
         # No run for as long as the rules allow.
         alerts = until(lambda: firing() if "AutosnapNotRunning" in firing() else None, 60)
         print(sorted(alerts))

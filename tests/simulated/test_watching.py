@@ -55,6 +55,32 @@ def test_a_guest_whose_last_run_failed_says_so() -> None:
         assert "its last snapshot task failed: no space left on thin pool" in item["health_reason"]
 
 
+@pytest.mark.parametrize(("lock", "age", "expected"), [
+    ("backup", 5000, "broken"), ("suspended", 5000, "broken"), ("snapshot", 500, "ok"), ("snapshot-delete", 9000, "broken")])
+def test_what_is_half_made_under_a_lock_is_broken_unless_somebody_works_on_it(lock: str, age: int, expected: str) -> None:
+    half = {**HALF, "age": age, "snapstate": "prepare"}
+    with Running(world(guest(100, lock=lock, snapshots=[*daily(2), half]))) as cluster:
+        report = run_info(cluster, expect=[{**DAILY[0], "max_age": "26h"}], max_storage_percent=98)
+        assert entry(report, 100)["health"] == expected
+        assert len(report.result["broken"]) == report.result["health"]["broken"] == (expected == "broken")
+
+
+def test_nobody_selected_is_not_well() -> None:
+    with Running(world(guest(100, snapshots=daily(1)))) as cluster:
+        report = run_info(cluster, "@all,-100", expect=DAILY, on_unmatched="warn", fail_on_status="critical",
+                          max_storage_percent=98)
+        assert report.failed and report.result["status"] == "critical"
+        assert "the selector matches no guest at all" in report.result["problems"][0]
+
+
+def test_a_time_that_cannot_be_true_is_told() -> None:
+    ahead = {"label": "daily", "count": 1, "age": -9000}
+    with Running(world(guest(100, snapshots=[*daily(1), ahead]))) as cluster:
+        report = run_info(cluster, expect=DAILY, max_storage_percent=98)
+        assert report.result["status"] == "warning"
+        assert any("cannot be true" in warning for warning in report.warnings)
+
+
 def test_an_expectation_for_some_leaves_the_others_unprotected() -> None:
     with Running(sick()) as cluster:
         result = run_info(cluster, "100,105", expect=expect(guests=["@tag-test"], label="weekly")).result

@@ -6,12 +6,18 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import pty
 import re
 import stat
+import subprocess
+import tempfile
 from typing import Any, Iterator
 
 import pytest
+import yaml
+from ansible_collections.pve.autosnap.plugins.filter import messages
 from prometheus_client.parser import text_string_to_metric_families
 from simulator.running import Running
 from simulator.sinks import Sinks
@@ -55,9 +61,10 @@ def test_health_and_metrics_after_every_run(control: Control) -> None:
     assert control.run("pve.autosnap.snap", autosnap_keep=2, autosnap_guests="100,101,104", **files).returncode == 0
     first = samples(metrics)
     told = json.loads(health.read_text())
-    assert (told["status"], told["job_name"], told["cluster"], told["action"]) == ("warning", "daily", "prod", "snap")
+    assert (told["status"], told["job_name"], told["cluster"], told["action"]) == ("warning", "snap-daily", "prod", "snap")
     assert [(problem["vmid"], problem["status"]) for problem in told["problems"]] == [(104, "broken")]
-    assert first["guests", "created"] == 3 and first["guests", "matched"] == 3 and first["broken_snapshots", ""] == 1
+    assert first["guests", "created"] == 3 and first["guests_matched", ""] == 3 and first["guests_red", ""] == 0
+    assert first["broken_snapshots", ""] == 1
     assert first["guest_snapshots", "daily,100"] == 2 and first["guest_snapshots", "daily,101"] == 2
     assert abs(first["guest_newest_snapshot_timestamp_seconds", "daily,100"] - first["last_run_timestamp_seconds", ""]) < 30
     assert first["storage_used_ratio", "ceph"] == 0.1 and first["storage_ok", "ceph"] == 1
@@ -94,11 +101,58 @@ def test_what_info_tells_as_metrics(control: Control) -> None:
     assert found["status", ""] == 2
 
 
-def test_a_file_that_cannot_be_written_makes_the_run_red(control: Control) -> None:
-    run = control.run("pve.autosnap.snap", autosnap_health_file="/nowhere/health.json")
+def test_a_file_that_cannot_be_written_makes_the_run_red_and_keeps_nothing_else_back(control: Control, sinks: Sinks) -> None:
+    metrics = control.directory / "daily.prom"
+    run = control.run("pve.autosnap.snap", autosnap_health_file="/nowhere/health.json", autosnap_metrics_file=str(metrics),
+                      autosnap_notify={"when": "always", "webhook": {"url": sinks.url + "/hook"}})
     assert run.returncode == 2
     assert "'/nowhere/health.json' cannot be written" in run.stdout
-    assert "| created " in run.stdout
+    assert "| created " in run.stdout and metrics.exists()
+    assert [path for _method, path, _body in sinks.requests] == ["/hook"]
+
+
+def test_a_run_that_does_not_come_to_its_module_is_told_too(control: Control, sinks: Sinks) -> None:
+    health = control.directory / "health.json"
+    run = control.run("pve.autosnap.snap", autosnap_kep=3, autosnap_health_file=str(health), autosnap_notify={
+        "webhook": {"url": sinks.url + "/hook"}, "health_check": {"failure": sinks.url + "/failure", "start": None},
+        "mail": None})
+    assert run.returncode == 2 and "autosnap_kep means nothing here" in run.stdout
+    assert json.loads(health.read_text())["status"] == "critical"
+    assert [path for _method, path, _body in sinks.requests] == ["/failure", "/hook"]
+    assert "so nothing was touched" in json.loads(sinks.requests[1][2])["text"]
+    assert not control.cluster.pve.log
+
+
+def test_what_is_about_no_guest_is_told_beside_those_that_are(control: Control, sinks: Sinks) -> None:
+    control.run("pve.autosnap.snap", autosnap_guests="100,102", autosnap_expect_guests=[100, 102, 105], autosnap_label="daily",
+                autosnap_notify={"webhook": {"url": sinks.url}})
+    text = json.loads(sinks.requests[0][2])["text"]
+    assert "option 'expect_guests': missing: 105" in text and "102 vm102 on pve1: skipped" in text
+
+
+def test_what_was_repaired_is_not_broken_any_more(control: Control) -> None:
+    health = control.directory / "health.json"
+    run = control.run("pve.autosnap.clean", autosnap_guests="104", autosnap_keep=5, autosnap_repair="force",
+                      autosnap_health_file=str(health))
+    assert run.returncode == 0, run.stdout
+    assert json.loads(health.read_text())["problems"] == []
+
+
+def test_a_page_on_which_nothing_is_expected_is_not_green(control: Control) -> None:
+    page = control.directory / "r.html"
+    run = control.run("pve.autosnap.report", autosnap_guests="100,103", autosnap_label=None, autosnap_report_file=str(page))
+    assert run.returncode == 0, run.stdout
+    text = page.read_text()
+    assert "Nothing is expected of these guests" in text and "Nothing needs your attention" not in text
+    assert ">not judged</td>" in text and ">no snapshots</td>" in text and ">ok</td>" not in text
+
+
+def test_many_problems_leave_room_for_numbers_and_link() -> None:
+    problem = {"vmid": 100, "name": "n" * 200, "node": "pve1", "status": "failed", "reason": "r" * 500}
+    digest = {"problems": [problem] * 40, "summary": {"failed": 40}, "health": {}, "duration": 3.0, "message": ""}
+    text = messages.message_text(digest, "https://example.com/" + "x" * 100)
+    assert len(text) <= messages.TEXT_MAX
+    assert text.splitlines()[-3:-1] == ["40 failed", "took 3 s"] and text.endswith("x" * 100) and "more" in text
 
 
 def rename(control: Control, vmid: int, name: str) -> None:
@@ -127,7 +181,7 @@ def test_the_report_in_three_forms(control: Control) -> None:
     assert told["status"] == "critical" and len(told["guests"]) == 5
     assert page.count("&lt;script&gt;") >= 4 and markdown.count("&lt;script&gt;") >= 2
     rows = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert all(len(re.findall(r"(?<!\\)\|", row)) in (6, 8) for row in rows)
+    assert all(len(re.findall(r"(?<!\\)\|", row)) in (6, 10) for row in rows)
 
 
 def test_a_template_of_one_s_own(control: Control) -> None:
@@ -159,7 +213,7 @@ def test_messages_as_they_are_received(control: Control, sinks: Sinks) -> None:
     print(json.dumps(got, indent=1))
     assert list(got) == ["/health/start", "/health/failure", "/hook", "/", "/message", "/slack", "/mattermost", "/teams"]
     hook = json.loads(got["/hook"])
-    assert hook["title"].startswith("pve.autosnap: daily of 127.0.0.1:") and hook["title"].endswith(" FAILED")
+    assert hook["title"].startswith("pve.autosnap: snap-daily of 127.0.0.1:") and hook["title"].endswith(" FAILED")
     assert hook["text"].splitlines()[0].startswith("102 a<b>&c on pve1: skipped (storage 'full' would be 97.0 % full")
     assert hook["text"].endswith("https://example.com/r.html") and hook["status"] == "critical"
     ntfy = json.loads(got["/"])
@@ -216,9 +270,35 @@ def test_a_wrong_age_of_runs_is_refused_before_anything_is_touched(control: Cont
 def test_progress_in_a_log(control: Control) -> None:
     control.environment["ANSIBLE_CALLBACKS_ENABLED"] = "pve.autosnap.progress"
     run = control.run("pve.autosnap.snap", autosnap_guests="100,101,102")
-    lines = [line for line in run.stdout.splitlines() if line.startswith("snap ")]
-    assert sorted(line.split(" ", 2)[2].split(" (")[0] for line in lines) == [
+    lines = [line.split(" ", 4) for line in run.stdout.splitlines() if " snap daily " in line]
+    assert sorted(words[4].split(" (")[0] for words in lines) == [
         "100 vm100: created", "101 vm101: created", "102 vm102: skipped"]
-    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert [words[3] for words in lines] == ["1/3", "2/3", "3/3"]
+    # With everybody done already, and as another user's module: all are told, none is missed.
+    control.environment["ANSIBLE_BECOME_METHOD"] = "su"
+    again = control.run("pve.autosnap.snap", "--become", autosnap_guests="100,101,103,104", autosnap_min_interval="1h")
+    assert again.returncode == 0, again.stdout
     del control.environment["ANSIBLE_CALLBACKS_ENABLED"]
-    assert "snap 1/" not in control.run("pve.autosnap.snap", autosnap_guests="100").stdout
+    assert " snap daily 1/" not in control.run("pve.autosnap.snap", autosnap_guests="100").stdout
+    assert not list(pathlib.Path(tempfile.gettempdir()).glob("autosnap-*/progress"))
+
+
+def test_progress_on_a_terminal(control: Control) -> None:
+    control.environment["ANSIBLE_CALLBACKS_ENABLED"] = "pve.autosnap.progress"
+    (control.directory / "job.yml").write_text(yaml.safe_dump(control.variables()))
+    leader, follower = pty.openpty()
+    with subprocess.Popen(["ansible-playbook", "pve.autosnap.snap", "-e", "@job.yml"], env=control.environment,
+                          cwd=control.directory, stdin=follower, stdout=follower, stderr=follower) as process:
+        os.close(follower)
+        seen = b""
+        while True:
+            try:
+                seen += os.read(leader, 65536)
+            except OSError:
+                break
+        assert process.wait(60) == 0, seen
+    os.close(leader)
+    lines = [line.split(b"\r")[0] for line in seen.split(b"\r\033[K")]
+    assert b"snap daily: 2/2 done, 0 running, 0 waiting, 0 failed" in lines
+    # Cleared before what comes after it is printed.
+    assert b"failed\r\n" not in seen.replace(b"0 failed\r\n", b"") and b" 0 failed" not in seen.split(b"PLAY RECAP")[1]

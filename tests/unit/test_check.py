@@ -51,6 +51,18 @@ def test_the_line_and_the_exit_status(tmp_path: pathlib.Path, result: dict[str, 
     assert line.count("|") == 1 and re.search(r"\| age=\d+s duration=[\d.]+s api_calls=\d+ problems=\d+;;;0", line)
 
 
+def test_a_name_that_the_terminal_cannot_show(tmp_path: pathlib.Path) -> None:
+    run = subprocess.run(
+        [sys.executable, str(CHECK), "--file", str(health(tmp_path, failed=True, guests=[{**GUEST, "name": "b\u00fcro"}]))],
+        capture_output=True, env={"PYTHONIOENCODING": "ascii"}, check=False)
+    assert run.returncode == 2 and b"b?ro" in run.stdout and not run.stderr
+
+
+def test_a_time_that_is_still_to_come_is_no_health(tmp_path: pathlib.Path) -> None:
+    code, line = check(health(tmp_path, -90000))
+    assert code == 3 and "which clock is wrong?" in line
+
+
 @pytest.mark.parametrize(("age", "limit", "status"), [(60, "2m", 0), (3600, "30m", 3), (90000, "26h", 0), (94000, "26h", 3)])
 def test_an_old_file_is_no_health(tmp_path: pathlib.Path, age: int, limit: str, status: int) -> None:
     code, line = check(health(tmp_path, age), "--max-age", limit)
@@ -59,6 +71,7 @@ def test_an_old_file_is_no_health(tmp_path: pathlib.Path, age: int, limit: str, 
 
 @pytest.mark.parametrize(("text", "words"), [
     (None, "cannot be read"), ("{", "is no health file"), ("[]", "is no health file"), ("{}", "is no health file"),
+    ('{"format": 1, "status": "ok", "time": 1, "max_run_age": 1}', "is no health file"),
     ('{"format": 2}', "newer version"), ('{"format": 1, "status": "fine", "time": 1}', "is no health file"),
 ])
 def test_no_health_is_unknown(tmp_path: pathlib.Path, text: str | None, words: str) -> None:

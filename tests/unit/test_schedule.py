@@ -13,6 +13,7 @@ import ssl
 import subprocess
 import types
 from typing import Any
+from unittest import mock
 
 import jinja2
 import pytest
@@ -264,7 +265,6 @@ def test_values_that_are_easily_misread() -> None:
     assert first["credential"] != second["credential"], "they are of two clusters"
 
 
-
 def test_what_yaml_makes_of_a_job_is_taken_as_it_is_meant() -> None:
     [job] = jobs({**SNAP, "name": 100, "on_calendar": "daily", "on_failure": "alert@%n.service", "environment": None,
                   "time_limit": None, "options": {**SNAP["options"], "keep": None, "retention": {"last": 3}}})
@@ -299,19 +299,13 @@ def test_the_notifier_trusts_no_mail_server_but_a_proved_one(monkeypatch: pytest
     notify = types.ModuleType("autosnap_notify")
     notify.__file__ = loader.path
     loader.exec_module(notify)
-    contexts: list[Any] = []
-
-    class Server:
-        def __init__(self, *_unused: Any, **_more: Any) -> None: ...
-        def __enter__(self) -> Server: return self
-        def __exit__(self, *_unused: Any) -> None: ...
-        def starttls(self, context: Any) -> None: contexts.append(context)
-        def send_message(self, letter: Any) -> None: ...
-
-    monkeypatch.setattr(notify.smtplib, "SMTP", Server)
-    told = {"event": "failure", "job": "d", "host": "h", "result": "", "exit_status": "2", "log": "x"}
+    server = mock.MagicMock()
+    monkeypatch.setattr(notify.smtplib, "SMTP", server)
+    told = {"event": "failure", "job": "d", "host": "h", "result": "", "exit_status": "2", "log": "x", "summary": ""}
     notify.mail({"to": "a@b", "starttls": True}, told)
     notify.mail({"to": "a@b", "starttls": True, "validate_certs": False}, told)
+    begun = server.return_value.__enter__.return_value.starttls.call_args_list
+    contexts = [call.kwargs["context"] for call in begun]
     assert [context.verify_mode for context in contexts] == [ssl.CERT_REQUIRED, ssl.CERT_NONE]
     assert contexts[0].check_hostname
 

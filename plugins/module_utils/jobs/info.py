@@ -24,6 +24,7 @@ from .plan import SNAPSHOT_LOCKS, Retainer, broken_entry, pruned
 from .reading import GuestState, Situation, in_parallel, read_situation
 from .run import Report
 
+UNSEEN_WORK = 3600  # seconds that a task which cannot be seen may still take
 Verdicts = Dict[int, List[health.Verdict]]
 
 
@@ -34,9 +35,10 @@ def info(settings: InfoSettings, session: Session) -> Report:
     tasks = Tasks(session, cluster)
     terms = [term for expectation in settings.expect for term in expectation.terms or ()]
     situation = read_situation(session, cluster, settings.target, with_config=False, more_terms=terms)
-    verdicts, unmet = _verdicts(situation, settings)
+    found = _sort(situation, settings, tasks)
+    verdicts, unmet = _verdicts(situation, settings, found)
     _name_failed_tasks(verdicts, situation, tasks)
-    guests = [_entry(state, situation, settings, verdicts) for state in situation.states]
+    guests = [_entry(state, situation, settings, verdicts, found) for state in situation.states]
     guests += [_unread(guest, reason, settings, verdicts) for guest, reason in situation.undecided]
     guests.sort(key=lambda entry: int(entry["vmid"]))
     unmatched = [*situation.unmatched, *unmet]
@@ -49,30 +51,62 @@ def info(settings: InfoSettings, session: Session) -> Report:
             "unreachable": sum(1 for entry in guests if entry["status"] != "ok"),
             "snapshots": sum(len(entry["snapshots"]) for entry in guests),
         },
-        "broken": [entry for state in situation.states for entry in _broken(state, situation, settings, tasks)],
-        "old_foreign": [entry for state in situation.states for entry in _old_foreign(state, situation, settings)],
+        "broken": [entry for state in situation.states for entry in _broken(state, situation, settings, tasks, found)],
+        "old_foreign": [entry for state in situation.states for entry in _old_foreign(state, situation, settings, found)],
         "storages": storage_guard.table(_storages(situation), storage_guard.Ledger(), settings.guard),
         "templates": [{"vmid": g.vmid, "name": g.name or "", "node": g.node} for g in situation.templates],
         "unmatched": [{"term": term.term, "exclude": term.exclude, "reason": term.reason} for term in unmatched],
     }
     if settings.expect:
         result["health"] = {status: sum(1 for entry in guests if entry["health"] == status) for status in health.STATUSES}
-    result["status"] = _level(result, verdicts)
+    suspect = [(vmid, snapshot) for vmid, told in found.items() for _label, snapshot in told.suspect]
+    result["status"] = _level(result, verdicts, settings, bool(suspect))
     problems = outcome.unmatched_problems(situation, settings.target)
     if settings.target.fail_unmatched:
         problems += ["option 'expect': '{0}' {1}".format(term.term, term.reason) for term in unmet]
-    problems += outcome.expectation_problems([int(entry["vmid"]) for entry in guests], settings.target)
-    if not guests and settings.target.fail_unmatched:
-        problems.append("the selector matches no guest at all; " + outcome.EMPTY_HINT)
+    own = outcome.expectation_problems([int(entry["vmid"]) for entry in guests], settings.target)
+    if not guests:
+        own.append("the selector matches no guest at all; " + outcome.EMPTY_HINT)
+    problems += own if guests or settings.target.fail_unmatched else []
     if settings.fail_on_status in health.LEVELS[1:health.LEVELS.index(result["status"]) + 1]:
         problems.append("the status is {0}: {1}".format(result["status"], _findings(result)))
+    result["problems"] = own
     result["api_calls"] = session.calls
     result["duration"] = round(time.monotonic() - began, 1)
     message = "; ".join(problems) or "{matched} guests, {snapshots} managed snapshots".format(**result["summary"])
-    return Report(result, bool(problems), message, tuple(_warnings(guests, unmatched, situation)))
+    return Report(result, bool(problems), message, tuple(_warnings(guests, unmatched, situation, suspect)))
 
 
-def _verdicts(situation: Situation, settings: InfoSettings) -> Tuple[Verdicts, List[selection.Unmatched]]:
+def _sort(situation: Situation, settings: InfoSettings, tasks: Tasks) -> Dict[int, Sorted]:
+    """The snapshots of each guest that was read, told apart. One call for each that has an unfinished one under a lock."""
+    read = [state for state in situation.states if state.problem is None]
+    doubtful = [
+        state for state in read
+        if state.guest.lock in SNAPSHOT_LOCKS and any(snapshot.snapstate for snapshot in state.snapshots.snapshots)]
+    working = {
+        state.guest.vmid for state, (_upid, result) in zip(
+            doubtful, in_parallel(lambda state: tasks.newest(state.guest), doubtful))
+        if _at_work(state, result, situation.server_time)}
+    return {
+        state.guest.vmid: sort_snapshots(
+            state.snapshots.snapshots, settings.target.recognition, situation.server_time, state.guest.vmid in working)
+        for state in read}
+
+
+def _at_work(state: GuestState, result: str, server_time: int) -> bool:
+    """Whether a task still works on what is unfinished under the lock of a snapshot; ``result`` is that of the last one.
+
+    Without a task that can be seen, it does for as long as a task may well take.
+    """
+    if result in ("", "running") or SUCCESS.match(result):
+        newest = max(snapshot.snaptime for snapshot in state.snapshots.snapshots if snapshot.snapstate)
+        return result == "running" or server_time - newest < UNSEEN_WORK
+    return False
+
+
+def _verdicts(
+    situation: Situation, settings: InfoSettings, found: Dict[int, Sorted]
+) -> Tuple[Verdicts, List[selection.Unmatched]]:
     """Every expectation's verdict on every guest that it covers, and what covers nobody.
 
     Guests that a term may or may not mean cannot be read either, and count as covered.
@@ -97,8 +131,7 @@ def _verdicts(situation: Situation, settings: InfoSettings) -> Tuple[Verdicts, L
                 reason = state.problem.message if state and state.problem else reasons[guest.vmid]
                 verdicts[guest.vmid].append(health.unreachable(expectation, reason))
             else:
-                verdicts[guest.vmid].append(
-                    health.judge(expectation, _sorted(state, situation, settings), situation.server_time))
+                verdicts[guest.vmid].append(health.judge(expectation, found[guest.vmid], situation.server_time))
     return verdicts, unmet
 
 
@@ -115,13 +148,16 @@ def _name_failed_tasks(verdicts: Verdicts, situation: Situation, tasks: Tasks) -
                 if verdict.level == health.LEVELS[2] else verdict for verdict in verdicts[vmid]]
 
 
-def _level(result: Dict[str, Any], verdicts: Verdicts) -> str:
+def _level(result: Dict[str, Any], verdicts: Verdicts, settings: InfoSettings, suspect: bool) -> str:
     """The cluster's level: that of the worst guest; what else needs somebody's eyes is a warning."""
     levels = [verdict.level for found in verdicts.values() for verdict in found]
-    if result["summary"]["unreachable"]:
+    if result["summary"]["unreachable"] or settings.expect and not result["guests"]:
         levels.append("critical")
-    if result.get("health", {}).get(health.UNPROTECTED) or result["broken"] or result["old_foreign"] or any(
-            not term["exclude"] for term in result["unmatched"]) or any(not row["ok"] for row in result["storages"]):
+    needs_a_look = (
+        suspect, not result["guests"], result.get("health", {}).get(health.UNPROTECTED), result["broken"],
+        result["old_foreign"], any(not term["exclude"] for term in result["unmatched"]),
+        any(not row["ok"] for row in result["storages"]))
+    if any(needs_a_look):
         levels.append("warning")
     return health.highest(levels)
 
@@ -139,7 +175,8 @@ def _findings(result: Dict[str, Any]) -> str:
 
 
 def _warnings(
-    guests: Sequence[Dict[str, Any]], unmatched: Sequence[selection.Unmatched], situation: Situation
+    guests: Sequence[Dict[str, Any]], unmatched: Sequence[selection.Unmatched], situation: Situation,
+    suspect: Sequence[Tuple[int, Snapshot]]
 ) -> Iterable[str]:
     for term in unmatched:
         yield "selector term '{0}' {1}".format(term.term, term.reason)
@@ -148,18 +185,18 @@ def _warnings(
     unread = [str(entry["vmid"]) for entry in guests if entry["status"] != "ok"]
     if unread:
         yield "{0} guests could not be read: {1}".format(len(unread), ", ".join(unread[:20]))
+    for vmid, snapshot in suspect:
+        yield "guest {0}: the time of snapshot {1} ({2}) cannot be true; it is not counted".format(
+            vmid, snapshot.name, snapshot.snaptime)
 
 
-def _sorted(state: GuestState, situation: Situation, settings: InfoSettings) -> Sorted:
-    return sort_snapshots(
-        state.snapshots.snapshots, settings.target.recognition, situation.server_time, locked=bool(state.guest.lock))
-
-
-def _entry(state: GuestState, situation: Situation, settings: InfoSettings, verdicts: Verdicts) -> Dict[str, Any]:
+def _entry(
+    state: GuestState, situation: Situation, settings: InfoSettings, verdicts: Verdicts, sorted_by_guest: Dict[int, Sorted]
+) -> Dict[str, Any]:
     guest = state.guest
     if state.problem is not None:
         return _unread(guest, state.problem.message, settings, verdicts)
-    found = _sorted(state, situation, settings)
+    found = sorted_by_guest[guest.vmid]
     managed: List[Tuple[str, str, Snapshot]] = [
         (label, "whole", snapshot) for label, group in found.whole.items() for snapshot in group]
     managed += [(label, "broken", snapshot) for label, snapshot in found.broken if label]
@@ -191,10 +228,16 @@ def _health(guest: Guest, settings: InfoSettings, verdicts: Verdicts, unread: st
         return {}
     found = verdicts[guest.vmid]
     worst = health.worst(found)
+    if worst is not None:
+        status = worst.status
+        reason = "; ".join(dict.fromkeys(verdict.reason for verdict in found if verdict.level == worst.level and verdict.reason))
+    elif unread:
+        status, reason = health.UNREACHABLE, unread
+    else:
+        status, reason = health.UNPROTECTED, "no expectation covers it"
     return {
-        "health": health.UNPROTECTED if worst is None else worst.status,
-        "health_reason": worst.reason if worst is not None else "; ".join(
-            text for text in ("no expectation covers it", unread) if text),
+        "health": status,
+        "health_reason": reason,
         "expectations": [
             {
                 "label": verdict.label, "status": verdict.status, "level": verdict.level, "reason": verdict.reason,
@@ -250,24 +293,26 @@ def _snapshot(label: str, state: str, snapshot: Snapshot, server_time: int, sett
     }
 
 
-def _broken(state: GuestState, situation: Situation, settings: InfoSettings, tasks: Tasks) -> List[Dict[str, object]]:
-    """Entries of broken snapshots, also of those under a lock whose task is seen to have ended."""
-    found = _sorted(state, situation, settings)
-    left = found.broken or (found.in_progress if state.guest.lock in SNAPSHOT_LOCKS else ())
-    upid, result = tasks.newest(state.guest) if left else ("", "")
-    if not found.broken and (result in ("", "running") or SUCCESS.match(result)):
+def _broken(
+    state: GuestState, situation: Situation, settings: InfoSettings, tasks: Tasks, found: Dict[int, Sorted]
+) -> List[Dict[str, object]]:
+    """Entries of broken snapshots, with the guest's last task."""
+    if state.problem is not None or not found[state.guest.vmid].broken:
         return []
+    upid, result = tasks.newest(state.guest)
     return [
         {**broken_entry(state.guest, snapshot, situation.server_time), "task": upid, "task_result": result}
-        for label, snapshot in left if settings.labels is None or label in settings.labels]
+        for label, snapshot in found[state.guest.vmid].broken if settings.labels is None or label in settings.labels]
 
 
-def _old_foreign(state: GuestState, situation: Situation, settings: InfoSettings) -> List[Dict[str, object]]:
+def _old_foreign(
+    state: GuestState, situation: Situation, settings: InfoSettings, found: Dict[int, Sorted]
+) -> List[Dict[str, object]]:
     """Foreign snapshots older than ``max_foreign_age``: somebody may have forgotten them, and they fill the storage."""
     if not settings.max_foreign_age or state.problem is not None:
         return []
     old = [
-        snapshot for snapshot in _sorted(state, situation, settings).foreign
+        snapshot for snapshot in found[state.guest.vmid].foreign
         if snapshot.snaptime and situation.server_time - snapshot.snaptime > settings.max_foreign_age]
     return [
         {

@@ -138,10 +138,11 @@ def planned(plan: GuestPlan) -> Outcome:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the run is red, and the sentence that says why."""
+    """Whether the run is red, the sentence that says why, and what of it is not about one guest or term."""
 
     red: bool
     message: str
+    problems: Sequence[str] = ()
 
 
 def judge(
@@ -149,9 +150,10 @@ def judge(
     stopped: Optional[str] = None,
 ) -> Verdict:
     """Laws 9 and 10: the run fails at the end, for every reason there is; ``stopped`` is a signal's sentence."""
-    problems = [] if stopped is None else [stopped]
+    own = [] if stopped is None else [stopped]
     if fatal is not None:
-        problems.append("the run was stopped: {0}".format(fatal.message))
+        own.append("the run was stopped: {0}".format(fatal.message))
+    problems = list(own)
     red = [outcome for outcome in outcomes if outcome.red]
     if red and (fail_on == "any" or fail_on == "all" and len(red) == len(outcomes)):
         first = red[0]
@@ -159,10 +161,10 @@ def judge(
             len(red), len(outcomes), first.guest.vmid, first.guest.name or "", first.status,
             " ({0})".format(first.reason) if first.reason else ""))
     problems += unmatched_problems(situation, target)
-    problems += expectation_problems([outcome.guest.vmid for outcome in outcomes], target)
-    if not outcomes and target.fail_unmatched:
-        problems.append("the selector matches no guest at all; " + EMPTY_HINT)
-    return Verdict(bool(problems), "; ".join(problems))
+    late = expectation_problems([outcome.guest.vmid for outcome in outcomes], target)
+    empty = [] if outcomes else ["the selector matches no guest at all; " + EMPTY_HINT]
+    problems += late + (empty if target.fail_unmatched else [])
+    return Verdict(bool(problems), "; ".join(problems), own + late + empty)
 
 
 EMPTY_HINT = (
@@ -222,7 +224,9 @@ def result(
         "unmatched": [
             {"term": term.term, "exclude": term.exclude, "reason": term.reason} for term in situation.unmatched],
         "templates": [{"vmid": guest.vmid, "name": guest.name or "", "node": guest.node} for guest in situation.templates],
-        "broken": list(plan.broken),
+        "broken": [
+            entry for entry in plan.broken if not any(
+                outcome.guest.vmid == entry["vmid"] and entry["snapshot"] in outcome.repaired for outcome in outcomes)],
         **extra,
     }
     if diff:

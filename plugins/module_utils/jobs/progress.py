@@ -6,7 +6,8 @@
 """How far a run has come, told to whoever listens (the callback ``pve.autosnap.progress``).
 
 A datagram to the UNIX socket that AUTOSNAP_PROGRESS names, one JSON object each. It is sent without blocking and every
-error is ignored: a run must not wait for who watches it. Each datagram stands for itself, so a lost one costs nothing.
+error is ignored: a run must not wait for who watches it. Its numbers are those of the whole run, so a lost one costs
+nothing; guests that are done with are told again until a datagram found room.
 """
 
 from __future__ import annotations
@@ -15,21 +16,27 @@ import json
 import os
 import socket
 import threading
-from typing import Any, Dict, Optional, Set
+import time
+from typing import Any, Dict, List, Optional, Set
 
 VARIABLE = "AUTOSNAP_PROGRESS"
 REASON_MAX = 120  # characters; a datagram stays small
+GUESTS_MAX = 100  # in one datagram
+GOOD_BYE = 2.0  # seconds that a run gives a slow reader at its end
 
 
 class Progress:
-    """Counts guests, and tells after each change. ``name`` is that of the job, ``total`` the number of its guests."""
+    """Counts guests, and tells after each change. ``name`` is that of the job, ``total`` the number of its guests,
+    ``host`` the API host that tells clusters apart."""
 
-    def __init__(self, name: str, label: str, total: int, path: Optional[str] = None) -> None:
-        self._head = {"version": 1, "process": os.getpid(), "job": name, "label": label, "total": total}
+    def __init__(self, name: str, label: str, host: str, total: int, path: Optional[str] = None) -> None:
+        self._head = {
+            "version": 1, "process": os.getpid(), "job": name, "label": label, "host": host, "total": total}
         self._path = os.environ.get(VARIABLE, "") if path is None else path
         self._socket: Optional[socket.socket] = None
         self._lock = threading.Lock()
         self._running: Set[int] = set()
+        self._untold: List[Dict[str, Any]] = []
         self._done = 0
         self._failed = 0
 
@@ -52,27 +59,40 @@ class Progress:
             self._running.discard(vmid)
             self._done += 1
             self._failed += red
-            self._send("guest", {"vmid": vmid, "name": name, "status": status, "reason": reason[:REASON_MAX], "red": red})
+            if self._path:
+                self._untold.append({
+                    "vmid": vmid, "name": name, "status": status, "reason": reason[:REASON_MAX], "done": self._done})
+            self._send("running")
 
     def close(self) -> None:
         """The run is over."""
         with self._lock:
-            self._send("end")
+            until = time.monotonic() + GOOD_BYE
+            while not self._send("running" if len(self._untold) > GUESTS_MAX else "end") or self._untold:
+                if not self._path or time.monotonic() > until:
+                    break
+                time.sleep(0.01)
             if self._socket is not None:
                 self._socket.close()
                 self._socket = None
 
-    def _send(self, event: str, guest: Optional[Dict[str, Any]] = None) -> None:
-        """Under the lock, so that the numbers only grow."""
+    def _send(self, event: str) -> bool:
+        """Whether it was sent. Under the lock, so that the numbers only grow; what finds no room goes with the next."""
         if not self._path:
-            return
+            return False
         told = {
             **self._head, "event": event, "done": self._done, "running": len(self._running), "failed": self._failed,
-            "guest": guest}
+            "guests": self._untold[:GUESTS_MAX]}
         try:
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
                 self._socket.setblocking(False)
             self._socket.sendto(json.dumps(told).encode(), self._path)
+        except BlockingIOError:
+            return False
         except (OSError, ValueError):
-            pass
+            # Nobody listens any more.
+            self._path = ""
+            return False
+        del self._untold[:GUESTS_MAX]
+        return True

@@ -129,7 +129,7 @@ def _run(
         job.limits.hook, job.limits.hook_timeout, job.label, job.keep, job.vmstate, session.host, secrets, check)
     crew = Crew(
         session, cluster, tasks, hooks, job.limits, job.retainer, job.guard, job.fresh_enough, dict(plan.promised), state,
-        Progress(job.name, job.label, len(plan.guests)), ending.reason, lambda: not ending.signal)
+        Progress(job.name, job.label, session.host, len(plan.guests)), ending.reason, lambda: not ending.signal)
     troubles: List[str] = []
     if check:
         outcomes = _show(plan, hooks, job.name)
@@ -145,6 +145,7 @@ def _run(
         extra["failure"] = crew.fatal.failure()
     result = outcome.result(outcomes, plan, situation, extra, job.limits.full, diff)
     result["broken"] += crew.broken
+    result["problems"] = list(verdict.problems)
     message = verdict.message or _message(result["summary"], check)
     return Report(result, verdict.red, message, tuple(warnings))
 
