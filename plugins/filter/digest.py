@@ -14,7 +14,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.pve.autosnap.plugins.module_utils import arguments
 
 LEVELS = ("ok", "warning", "critical")
-WORST = {"ok": "ok", "unprotected": "warning"}
+CRITICAL_MAX = 50
 
 
 def digest(
@@ -107,6 +107,13 @@ def _of_guest(guest: Mapping[str, Any]) -> Iterable[Dict[str, Any]]:
         yield _problem("critical", "unreachable", guest["reason"], guest)
 
 
+def digest_summary(digest: Mapping[str, Any]) -> Dict[str, Any]:
+    """The small part of a digest that workflows branch on: what became of the run, and which guests need somebody."""
+    kept = ("status", "failed", "action", "job_name", "cluster", "time", "summary", "health", "red")
+    vmids = [problem["vmid"] for problem in digest["problems"] if problem["level"] == "critical" and problem["vmid"]]
+    return {**{key: digest[key] for key in kept}, "critical_guests": sorted(set(vmids))[:CRITICAL_MAX]}
+
+
 def held(guest: Mapping[str, Any]) -> List[Dict[str, Any]]:
     """The whole snapshots of a guest by label, C(count) and time of the C(newest), from the entry of any of the modules."""
     if "held" in guest:
@@ -131,4 +138,4 @@ class FilterModule:
 
     def filters(self) -> Dict[str, Any]:
         """Name and function of each."""
-        return {"digest": digest, "collection_there": collection_there}
+        return {"digest": digest, "digest_summary": digest_summary, "collection_there": collection_there}

@@ -123,6 +123,15 @@ def test_a_run_that_does_not_come_to_its_module_is_told_too(control: Control, si
     assert not control.cluster.pve.log
 
 
+def test_numbers_are_handed_on_to_workflows(control: Control) -> None:
+    control.environment["ANSIBLE_SHOW_CUSTOM_STATS"] = "true"
+    run = control.run("pve.autosnap.snap", autosnap_guests="100,102", autosnap_cluster="prod")
+    text = run.stdout[run.stdout.index("CUSTOM STATS"):]
+    made = json.loads(text[text.index("{"):text.rindex("}") + 1])["autosnap"]["localhost"]
+    assert (made["status"], made["failed"], made["red"], made["critical_guests"]) == ("critical", True, 1, [102])
+    assert made["summary"]["created"] == 1 and made["cluster"] == "prod" and len(json.dumps(made)) < 1024
+
+
 def test_what_is_about_no_guest_is_told_beside_those_that_are(control: Control, sinks: Sinks) -> None:
     control.run("pve.autosnap.snap", autosnap_guests="100,102", autosnap_expect_guests=[100, 102, 105], autosnap_label="daily",
                 autosnap_notify={"webhook": {"url": sinks.url}})
