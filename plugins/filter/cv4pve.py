@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible.errors import AnsibleFilterError
 
@@ -190,7 +190,12 @@ def _expanded(words: Sequence[str], files: Mapping[str, str]) -> List[str]:
 def _free_name(call: _Call, taken: Sequence[str]) -> str:
     action = ACTIONS[call.action]
     base = re.sub(r"[^a-z0-9_-]", "-", call.options.get("label", action).lower()).strip("-_") or action
-    base = (base if action in ("snap", base) else "{0}-{1}".format(action, base))[:NAME_MAX - 4]
+    return _free(base if action in ("snap", base) else "{0}-{1}".format(action, base), taken)
+
+
+def _free(wanted: str, taken: Collection[str]) -> str:
+    """The name, or with the first number behind it that makes it another than those taken."""
+    base = wanted[:NAME_MAX - 4]
     return next(name for name in (base, *("{0}-{1}".format(base, number) for number in range(2, 1000))) if name not in taken)
 
 
@@ -255,9 +260,8 @@ def _credential(call: _Call, known: Dict[Tuple[str, ...], Dict[str, str]]) -> Di
         return {}
     key = (kind, who, *sorted(host.strip() for host in given.get("host", "").split(",")))
     if key not in known:
-        base = re.sub(r"[^a-z0-9_-]", "-", who.lower()).strip("-_")[:NAME_MAX - 4]
-        taken = {credential["name"] for credential in known.values()}
-        name = next(name for name in (base, *("{0}-{1}".format(base, count) for count in range(2, 1000))) if name not in taken)
+        wanted = re.sub(r"[^a-z0-9_-]", "-", who.lower()).strip("-_")
+        name = _free(wanted, {credential["name"] for credential in known.values()})
         known[key] = {"name": name, "kind": kind, "secret": "TODO: {0} on {1}".format(where.format(who), given.get("host", ""))}
     return {"credential": known[key]["name"]}
 

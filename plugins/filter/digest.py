@@ -12,8 +12,8 @@ from typing import Any, Dict, Iterable, List, Mapping
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.pve.autosnap.plugins.module_utils import arguments
+from ansible_collections.pve.autosnap.plugins.module_utils.policy.health import LEVELS
 
-LEVELS = ("ok", "warning", "critical")
 CRITICAL_MAX = 50
 
 

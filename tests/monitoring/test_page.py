@@ -16,7 +16,6 @@ from clusters import SCRIPT
 from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 PICTURES = os.environ.get("AUTOSNAP_PICTURES")
 
 
