@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import copy
 import datetime
+import json
 import os
 import re
 import ssl
 import zoneinfo
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ansible.module_utils.common.parameters import env_fallback
@@ -31,6 +32,7 @@ _DURATION = re.compile(r"\A\s*(\d+)\s*([smhd]?)\s*\Z")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SIZE = re.compile(r"\A\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*\Z")
 _BYTES = {"": 1, "K": 1024, "M": 1024 ** 2, "G": 1024 ** 3, "T": 1024 ** 4}
+MADE_BY_MAX = 500
 _HEADER = re.compile(r"\A[\x21-\x7e]+\Z")  # what a header may hold without being split or refused
 _TOKEN = re.compile(r"\A([^!@\s]+@[^!@\s]+)!([^=\s]+)=(\S+)\Z")
 
@@ -162,6 +164,7 @@ SNAP_ONLY = ArgumentSpec(
         "vmstate": {"type": "bool", "default": False},
         "only_running": {"type": "bool", "default": False},
         "min_interval": {"type": "str", "default": "0"},
+        "made_by": {"type": "dict"},
         "on_storage_full": {"type": "str", "choices": ["skip", "prune_first", "fail"], "default": "skip"},
     }
 )
@@ -430,6 +433,7 @@ def _token(user: str, token_id: Optional[str], secret: Optional[str]) -> Credent
 def snap(params: Mapping[str, Any]) -> SnapSettings:
     """The settings of a snapshot run."""
     target = _target(params)
+    target = replace(target, recognition=replace(target.recognition, made_by=_made_by(params["made_by"])))
     _check_names(params["label"], target.recognition)
     _check_keep(params)
     return SnapSettings(
@@ -567,6 +571,19 @@ def _check_marker(option: str, marker: str) -> None:
     if not marker.strip() or marker.strip() == "0" or marker != marker.strip() or "\n" in marker:
         raise InputError(
             option, "{0!r} cannot mark a snapshot; write one line of text without blanks around it".format(marker))
+
+
+def _made_by(given: Optional[Mapping[str, Any]]) -> str:
+    """The line of JSON that goes into descriptions; ASCII, since Proxmox VE keeps that as it is (recordings 368 and 369)."""
+    if given is None:
+        return ""
+    if not given or not all(isinstance(value, (str, int, float)) for value in given.values()):
+        raise InputError("made_by", "it holds nothing, or more than texts and numbers; write one word or number for each key")
+    text = json.dumps(given, sort_keys=True)
+    if len(text) > MADE_BY_MAX:
+        raise InputError("made_by", "as JSON it has {0} characters, and {1} are the most; leave something out".format(
+            len(text), MADE_BY_MAX))
+    return text
 
 
 def _timezone(name: Optional[str]) -> Optional[datetime.tzinfo]:

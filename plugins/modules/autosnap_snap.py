@@ -52,6 +52,12 @@ options:
     description: A guest whose newest whole snapshot of the label is younger than this gets none, such as V(20h).
     type: str
     default: "0"
+  made_by:
+    description:
+      - Who or what made the snapshots, such as the number of an AWX job or of a pipeline.
+      - It is written as JSON into a second line of their descriptions, at most 500 characters.
+      - Snapshots with it are managed ones as any other, but cv4pve-autosnap takes them for foreign ones.
+    type: dict
   max_storage_percent:
     description:
       - Storage guard. No snapshot is taken of a guest when one of its storages would be fuller than this.

@@ -771,3 +771,23 @@ def test_what_a_guest_holds_after_a_run_is_told_as_it_is() -> None:
         assert [(held["label"], held["count"]) for held in entry(cleaned, 100)["held"]] == [("daily", 1), ("weekly", 1)]
         listed = entry(run_info(cluster), 100)["snapshots"]
         assert {s["label"]: s["snaptime"] for s in listed} == {h["label"]: h["newest"] for h in entry(cleaned, 100)["held"]}
+
+
+def test_who_made_a_snapshot_stands_in_its_description_and_it_counts_as_any_other() -> None:
+    with Running(world(guest(100), guest(101, type="lxc"))) as cluster:
+        made_by = {"job": 7, "template": "Snap", "user": "Zoë"}
+        assert run_snap(cluster, keep=2, made_by=made_by).result["changed"]
+        first = {vmid: dict(cluster.pve.guest(vmid).snapshots) for vmid in (100, 101)}
+        for taken in first.values():
+            assert [snapshot["description"].rstrip("\n") for snapshot in taken.values()] == [
+                'cv4pve-autosnap\nautosnap: {"job": 7, "template": "Snap", "user": "Zo\\u00eb"}']
+        # A run without it counts and prunes them all the same.
+        report = run_snap(cluster, keep=1)
+        assert not report.failed
+        assert {vmid: entry(report, vmid)["pruned"] for vmid in first} == {vmid: list(taken) for vmid, taken in first.items()}
+
+
+@pytest.mark.parametrize("made_by", [{}, {"job": None}, {"job": [1]}, {"job": "x" * 500}])
+def test_who_made_it_is_a_short_line(made_by: dict[str, Any]) -> None:
+    with Running(world(guest(100))) as cluster, pytest.raises(InputError, match="option 'made_by'"):
+        run_snap(cluster, made_by=made_by)

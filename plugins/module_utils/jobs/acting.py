@@ -297,7 +297,7 @@ class GuestRun:
         self.outcome.finish("created")
         self._waited, self._pause = 0.0, LOCK_POLL
         self.outcome.made_at = int(self._crew.session.clock.now())
-        self._created = Snapshot(name, self.outcome.made_at, self._crew.retainer.recognition.markers[0])
+        self._created = Snapshot(name, self.outcome.made_at, self._crew.retainer.recognition.written)
         return True
 
     def _made_meanwhile(self) -> bool:
@@ -324,9 +324,9 @@ class GuestRun:
         return (yield from self._send_create(name))
 
     def _send_create(self, name: str) -> Generator[object, Any, Done]:
-        marker = self._crew.retainer.recognition.markers[0]
+        written = self._crew.retainer.recognition.written
         return (yield from self._awaited(self._crew.tasks.create(
-            self._guest, name, marker, self._plan.vmstate, self._crew.limits.timeout, self._started)))
+            self._guest, name, written, self._plan.vmstate, self._crew.limits.timeout, self._started)))
 
     def _follow(self, error: errors.PveError) -> None:
         """Return when a call failed since the guest is on another node now; raise what else it means."""

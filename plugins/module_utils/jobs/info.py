@@ -261,7 +261,7 @@ def _preview(entry: Dict[str, Any], state: GuestState, situation: Situation, set
     next_run: List[Decision] = []
     for label in labels:
         name = recognition.free_name(label, server_time, [snapshot.name for snapshot in snapshots])
-        created = Snapshot(name or "", server_time, recognition.markers[0])
+        created = Snapshot(name or "", server_time, recognition.written)
         next_run += replace(retainer, labels=(label,)).decide(snapshots, server_time, created)
     entry["next_prunes"] = [snapshot.name for snapshot in pruned(next_run)]
 

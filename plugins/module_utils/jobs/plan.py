@@ -184,7 +184,7 @@ class _SnapPlanner:
         if verdict.refusal and not base.prunes:
             return replace(base, status="skipped", reason=verdict.refusal, red=True)
         self.ledger.promise(verdict.needs)
-        created = Snapshot(name, self.now, self.retainer.recognition.markers[0])
+        created = Snapshot(name, self.now, self.retainer.recognition.written)
         refusal = verdict.refusal or ""
         reason = "{0}; {1} is made if pruning makes room".format(refusal, name) if refusal else ""
         decisions = tuple(self.retainer.decide(listed.snapshots, self.situation.server_time, created))

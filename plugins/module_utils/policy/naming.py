@@ -322,13 +322,19 @@ def local_time(time: int, timezone: Optional[datetime.tzinfo]) -> datetime.datet
 class Recognition:
     """How our own snapshots are made and known again.
 
-    ``markers[0]`` is the description that we write; all of them count as ours.
+    ``markers[0]`` is the marker that we write; all of them count as ours. ``made_by`` is JSON in one line, or empty.
     """
 
     prefix: str
     format: TimestampFormat
     markers: Tuple[str, ...]
     timezone: Optional[datetime.tzinfo] = None
+    made_by: str = ""
+
+    @property
+    def written(self) -> str:
+        """The description of a new snapshot."""
+        return self.markers[0] + ("\nautosnap: " + self.made_by if self.made_by else "")
 
     def name(self, label: str, time: int) -> str:
         """The snapshot name of ``label`` at a Unix time."""
