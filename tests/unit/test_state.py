@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import signal
 from typing import Any
 
 import pytest
@@ -112,6 +113,52 @@ def test_a_damaged_record_costs_nothing(content: bytes, tmp_path: pathlib.Path) 
 def test_a_record_of_a_cluster_with_the_same_nodes_is_left_alone(tmp_path: pathlib.Path) -> None:
     died(tmp_path, 100)
     assert state(tmp_path, ("b:8006",)).unfinished(FakeTasks({})) == []
+
+
+def claimed_elsewhere(directory: pathlib.Path, hosts: tuple[str, ...], vmid: int) -> bool:
+    """Whether another process, a run with these API hosts, can claim a guest now; it gives it back at its end."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        other = state(directory, hosts)
+        other.begin("snap", planned(vmid))
+        os.write(writer, b"%d" % other.take(vmid))
+        os._exit(0)
+    os.waitpid(child, 0)
+    found = os.read(reader, 1)
+    os.close(reader)
+    os.close(writer)
+    return found == b"1"
+
+
+def test_a_claim_holds_against_runs_with_an_api_host_in_common_and_no_others(tmp_path: pathlib.Path) -> None:
+    """Two clusters of one control node may both have the nodes n1 and n2."""
+    made = state(tmp_path, ("b:8006", "c:8006"))
+    made.begin("snap", planned(100))
+    assert made.take(100)
+    assert not claimed_elsewhere(tmp_path, ("a:8006", "b:8006"), 100)
+    assert not claimed_elsewhere(tmp_path, ("c:8006",), 100)
+    assert claimed_elsewhere(tmp_path, ("a:8006", "b:8006"), 101)
+    assert claimed_elsewhere(tmp_path, ("a:8006", "d:8006"), 100)
+    made.ended(Outcome(planned(100).guests[0]), unfinished=False)
+    assert claimed_elsewhere(tmp_path, ("b:8006",), 100)
+
+
+def test_a_claim_that_was_not_had_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
+    first = state(tmp_path, ("a:8006", "b:8006"))
+    first.begin("snap", planned(100))
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        other = state(tmp_path, ("b:8006",))
+        other.begin("snap", planned(100))
+        os.write(writer, b"%d" % other.take(100))
+        signal.pause()
+    assert os.read(reader, 1) == b"1"
+    assert not first.take(100)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert claimed_elsewhere(tmp_path, ("a:8006",), 100)
 
 
 def test_a_full_disk_costs_a_line_and_not_the_next_one(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,36 +36,55 @@ UNANSWERED = "unknown: a write was sent, and its answer was not seen"
 
 def cluster_key(nodes: Sequence[str]) -> str:
     """The same for every run on a cluster: a hash of its sorted node names."""
-    return hashlib.sha256("\n".join(sorted(nodes)).encode("utf-8")).hexdigest()[:16]
+    return _hash("\n".join(sorted(nodes)))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
 class Claims:
-    """Byte-range locks, one byte for each guest's id: two runs of this control node never share a guest."""
+    """Byte-range locks, one byte for each guest's id: two runs of this control node never share a guest.
 
-    def __init__(self, directory: str, key: str) -> None:
+    There is one file for each API host, and a guest is claimed in all of them: two clusters may have nodes of the same names, but no
+    API host in common.
+    """
+
+    def __init__(self, directory: str, key: str, hosts: Sequence[str]) -> None:
         self._lock = threading.Lock()
-        # Closing any descriptor of the file would give all locks back, so it is opened once.
-        self._file = os.open(os.path.join(directory, key + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Closing any descriptor of a file would give all its locks back, so each is opened once.
+        self._files: List[int] = []
+        for host in sorted(set(hosts)):
+            path = os.path.join(directory, "{0}-{1}.lock".format(key, _hash(host)))
+            self._files.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def take(self, vmid: int) -> bool:
         """Claim a guest; False while another run has it. OSError where the file system has no locks."""
         with self._lock:
-            try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, vmid)
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN):
-                    return False
-                raise
+            for index, file in enumerate(self._files):
+                try:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, vmid)
+                except OSError as error:
+                    self._unlock(self._files[:index], vmid)
+                    if error.errno in (errno.EACCES, errno.EAGAIN):
+                        return False
+                    raise
             return True
 
     def give_back(self, vmid: int) -> None:
         """Let other runs have the guest."""
         with self._lock:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, vmid)
+            self._unlock(self._files, vmid)
+
+    @staticmethod
+    def _unlock(files: Sequence[int], vmid: int) -> None:
+        for file in files:
+            fcntl.lockf(file, fcntl.LOCK_UN, 1, vmid)
 
     def close(self) -> None:
         """Give back all that is left."""
-        os.close(self._file)
+        for file in self._files:
+            os.close(file)
 
 
 class Record:
@@ -146,7 +165,7 @@ class State:
         }
         try:
             os.makedirs(self._directory, mode=0o700, exist_ok=True)
-            self._claims = Claims(self._directory, self._key)
+            self._claims = Claims(self._directory, self._key, self._hosts)
             self._record = Record(self._directory, self._key, header)
         except OSError as error:
             self._give_up(error)
