@@ -85,8 +85,8 @@ options:
   state_dir:
     description:
       - Directory on the machine that runs the module, for the record of a run and for the locks that keep two runs on the same
-        cluster from working on the same guest. It is made where it is missing. Runs that shall see each other need the same one, and
-        an API host in common.
+        cluster from working on the same guest. It is made where it is missing.
+      - Runs that shall see each other need the same one, and an API host in common.
       - The default is the first of E(STATE_DIRECTORY) (which systemd sets), C(pve.autosnap) in E(XDG_STATE_HOME), and
         C(~/.local/state/pve.autosnap).
       - The record holds the plan, the UPIDs and the outcome so far, no secret. It is removed at the end of the run, unless

@@ -15,6 +15,7 @@ from ansible_collections.pve.autosnap.plugins.module_utils import arguments
 from ansible_collections.pve.autosnap.plugins.module_utils.policy.health import LEVELS
 
 CRITICAL_MAX = 50
+MESSAGE_MAX = 300
 
 
 def digest(
@@ -111,7 +112,8 @@ def digest_summary(digest: Mapping[str, Any]) -> Dict[str, Any]:
     """The small part of a digest that workflows branch on: what became of the run, and which guests need somebody."""
     kept = ("status", "failed", "action", "job_name", "cluster", "time", "summary", "health", "red")
     vmids = [problem["vmid"] for problem in digest["problems"] if problem["level"] == "critical" and problem["vmid"]]
-    return {**{key: digest[key] for key in kept}, "critical_guests": sorted(set(vmids))[:CRITICAL_MAX]}
+    critical = sorted(set(vmids))[:CRITICAL_MAX]
+    return {**{key: digest[key] for key in kept}, "message": digest["message"][:MESSAGE_MAX], "critical_guests": critical}
 
 
 def held(guest: Mapping[str, Any]) -> List[Dict[str, Any]]:

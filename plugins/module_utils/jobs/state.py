@@ -46,8 +46,8 @@ def _hash(text: str) -> str:
 class Claims:
     """Byte-range locks, one byte for each guest's id: two runs of this control node never share a guest.
 
-    There is one file for each API host, and a guest is claimed in all of them: two clusters may have nodes of the same names, but no
-    API host in common.
+    There is one file for each API host, and a guest is claimed in all of them: two clusters may have nodes of the
+    same names, but no API host in common.
     """
 
     def __init__(self, directory: str, key: str, hosts: Sequence[str]) -> None:
