@@ -22,13 +22,20 @@ find_python() {
 # make_venv DIRECTORY REQUIREMENTS PYTHON: made anew when the requirements or the Python changed.
 make_venv() {
   local stamp
-  stamp=$("$3" --version; cat "$2")
+  stamp=$("$3" --version; requirements "$2")
   if [ "$(cat "$1/stamp" 2>/dev/null)" != "$stamp" ]; then
     rm -rf "$1"
     "$3" -m venv "$1"
     "$1/bin/pip" install -qq --disable-pip-version-check --requirement "$2"
     printf '%s' "$stamp" >"$1/stamp"
   fi
+}
+
+# requirements FILE: its text, and that of the files it includes.
+requirements() {
+  local other
+  cat "$1"
+  sed -n 's/^-r //p' "$1" | while IFS= read -r other; do requirements "$(dirname "$1")/$other"; done
 }
 
 # build_collection ANSIBLE_GALAXY OUTPUT: builds what git knows or could know, and prints the tarball.
