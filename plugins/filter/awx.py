@@ -192,6 +192,7 @@ def _template(settings: Mapping[str, Any], name: str) -> Dict[str, Any]:
         "extra_vars": {**variables, **settings["extra_vars"]},
         "forks": settings["forks"],
         "job_slice_count": settings["job_slice_count"],
+        "instance_groups": settings["instance_groups"],
         "timeout": settings["timeout"],
         "allow_simultaneous": False,
         "ask_job_type_on_launch": True,

@@ -19,7 +19,7 @@ ENCRYPTED = "$encrypted$"
 TOKEN = "controller-token-5150"
 KINDS = {
     "organizations": "organization", "credential_types": "credential_type", "credentials": "credential", "projects": "project",
-    "execution_environments": "execution_environment", "inventories": "inventory", "hosts": "host", "schedules": "schedule",
+    "execution_environments": "execution_environment", "instance_groups": "instance_group", "inventories": "inventory", "hosts": "host", "schedules": "schedule",
     "job_templates": "job_template", "workflow_job_templates": "workflow_job_template",
     "workflow_job_template_nodes": "workflow_job_template_node", "notification_templates": "notification_template"}
 # What the server itself adds to a new object.
@@ -64,6 +64,7 @@ class Api:
         self._next = 0
         self._lock = threading.Lock()
         self.create("organizations", {"name": "Default"})
+        self.create("instance_groups", {"name": "default"})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = "http://127.0.0.1:{0}".format(self._server.server_port)
 
@@ -158,7 +159,7 @@ class Api:
     def _linked(self, method: str, kind: str, number: int, name: str, body: Any) -> tuple[int, Any]:
         self.objects[kind][number]  # 404 without it
         linked = self.links.setdefault((number, name), [])
-        of = {"credentials": "credentials", "success_nodes": "workflow_job_template_nodes"}.get(name, "notification_templates")
+        of = {"success_nodes": "workflow_job_template_nodes"}.get(name, name if name in KINDS else "notification_templates")
         if method == "GET":
             return 200, _page([self._shown(of, self.objects[of][one]) for one in linked if one in self.objects[of]])
         if body.get("disassociate"):
