@@ -18,10 +18,11 @@ import contract
 ENCRYPTED = "$encrypted$"
 TOKEN = "controller-token-5150"
 KINDS = {
-    "organizations": "organization", "credential_types": "credential_type", "credentials": "credential", "projects": "project",
-    "execution_environments": "execution_environment", "instance_groups": "instance_group", "inventories": "inventory", "hosts": "host", "schedules": "schedule",
-    "job_templates": "job_template", "workflow_job_templates": "workflow_job_template",
-    "workflow_job_template_nodes": "workflow_job_template_node", "notification_templates": "notification_template"}
+    "organizations": "organization", "credential_types": "credential_type", "credentials": "credential",
+    "projects": "project", "execution_environments": "execution_environment", "instance_groups": "instance_group",
+    "inventories": "inventory", "hosts": "host", "schedules": "schedule", "job_templates": "job_template",
+    "workflow_job_templates": "workflow_job_template", "workflow_job_template_nodes": "workflow_job_template_node",
+    "notification_templates": "notification_template"}
 # What the server itself adds to a new object.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "credential_types": {"description": "", "managed": False, "inputs": {}, "injectors": {}},

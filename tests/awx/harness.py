@@ -64,9 +64,14 @@ class Controller:
 
     def launch(
         self, template: str, answers: Mapping[str, Any], check: bool = False, limit: str = "", verbosity: int = 0,
-        slice_number: int = 1, slices: int = 1, hosts: Mapping[str, dict[str, Any]] | None = None, **meta: Any,
+        slice_number: int = 1, slices: int = 1, hosts: Mapping[str, dict[str, Any]] | None = None,
+        artifacts: Mapping[str, Any] | None = None, **meta: Any,
     ) -> Job:
-        """Run a job template to its end; ``hosts`` stands in for those of the inventory."""
+        """Run a job template to its end.
+
+        ``hosts`` stands in for those of the inventory; ``artifacts`` are those of the steps before it in a workflow, ``meta``
+        further variables that AWX sets, without their prefix.
+        """
         definition = next(item for item in self.definitions["controller_templates"] if item["name"].endswith(" - " + template))
         assert contract.answers(definition["survey_spec"], dict(answers)) == []
         number = next(_numbers)
@@ -79,7 +84,8 @@ class Controller:
         names = {"job_id": number, "job_launch_type": "manual", "job_template_name": definition["name"], "inventory_id": 2,
                  "inventory_name": definition["inventory"], "project_revision": "0" * 40, **meta}
         variables = {prefix + name: value for prefix in ("awx_", "tower_") for name, value in names.items()}
-        _put(directory / "env" / "extravars", _unsafe({**definition["extra_vars"], **answers, **variables}), 0o600)
+        given = {**definition["extra_vars"], **answers, **(artifacts or {}), **variables}
+        _put(directory / "env" / "extravars", _unsafe(given), 0o600)
         environment = self._environment(directory, number)
         words = ["-u", "root", *(["--check"] if check else []), *(["-l", limit] if limit else []),
                  *(["-" + "v" * verbosity] if verbosity else [])]

@@ -103,6 +103,26 @@ def test_one_job_of_each_template(tmp_path: pathlib.Path) -> None:
         found.no_secret(*jobs)
 
 
+def test_the_steps_of_the_workflow(tmp_path: pathlib.Path) -> None:
+    """As a schedule starts it: nobody's name is known, and each step gets what the one before handed on."""
+    workflow = {"patch_template": "Patch servers", "guests": "@tag-patch"}
+    patched = guest(100, tags=["patch"], snapshots=TODAY)
+    worlds = {"dev": [patched, guest(101)], "prod": [patched]}
+    with site(tmp_path, worlds, workflow=workflow, made_by=True) as found:
+        (definition,) = found.awx.definitions["controller_workflows"]
+        steps = {step["identifier"]: step for step in definition["simplified_workflow_nodes"]}
+        asked = {question["variable"]: question["default"] for question in definition["survey_spec"]["spec"]}
+        meta = {"job_launch_type": "workflow", "workflow_job_id": 9, "parent_job_schedule_name": "Patch day"}
+        snapshot = found.awx.launch("Snap", {**steps["snapshot"]["extra_data"], **asked}, **meta)
+        verify = found.awx.launch("Health", {**steps["verify"]["extra_data"], **asked}, artifacts=snapshot.artifacts, **meta)
+        said(verify)
+        assert [snapshot.status, verify.status] == ["successful", "successful"]
+        assert {name: part["summary"]["created"] for name, part in snapshot.artifacts["autosnap"].items()} == {"dev": 1, "prod": 1}
+        (newest,) = [name for name in names(found.clusters["dev"], 100) if name.startswith("autobefore-patch")]
+        assert '"user": "Patch day"' in found.clusters["dev"].pve.guest(100).snapshots[newest]["description"]
+        assert names(found.clusters["dev"], 101) == []
+
+
 def test_slices_spread_clusters_and_no_guest_is_handled_twice(tmp_path: pathlib.Path) -> None:
     worlds = {"c{0}".format(number): [guest(100 + one) for one in range(1 + number % 3)] for number in range(9)}
     with site(tmp_path, worlds) as found:
