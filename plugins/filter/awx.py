@@ -133,7 +133,9 @@ def _credential(settings: Mapping[str, Any]) -> Dict[str, Any]:
 def _execution_environments(settings: Mapping[str, Any]) -> List[Dict[str, Any]]:
     if not settings["execution_environment_image"]:
         return []
-    return [{"name": _environment(settings), "image": settings["execution_environment_image"], "pull": "missing"}]
+    return [{
+        "name": _environment(settings), "organization": settings["organization"],
+        "image": settings["execution_environment_image"], "pull": "missing"}]
 
 
 def _environment(settings: Mapping[str, Any]) -> str:

@@ -33,6 +33,11 @@ NOTIFICATIONS: dict[str, dict[str, Any]] = {
     "slack": {"token": str, "channels": list},
     "webhook": {"url": str, "headers": dict},
     "mattermost": {"mattermost_url": str, "mattermost_no_verify_ssl": bool},
+    "rocketchat": {"rocketchat_url": str, "rocketchat_no_verify_ssl": bool},
+    "grafana": {"grafana_url": str, "grafana_key": str},
+    "pagerduty": {"token": str, "service_key": str, "subdomain": str, "client_name": str},
+    "twilio": {"account_sid": str, "account_token": str, "from_number": str, "to_numbers": list},
+    "irc": {"server": str, "port": int, "nickname": str, "password": str, "use_ssl": bool, "targets": list},
 }
 EVENTS = {"started", "success", "error", "workflow_approval"}
 # What a message is rendered with when it is saved: a job without artifacts.
