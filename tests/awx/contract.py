@@ -199,7 +199,7 @@ def _answer(question: dict[str, Any], value: Any) -> Iterator[str]:
         if value not in _choices(question):
             yield "'{0}': {1!r} is not in {2}".format(name, value, _choices(question))
     elif kind == "integer":
-        if type(value) is not int:
+        if isinstance(value, bool) or not isinstance(value, int):
             yield "'{0}' expected to be an integer".format(name)
         elif low is not None and value < low or high is not None and value > high:
             yield "'{0}' is too small or too large".format(name)
