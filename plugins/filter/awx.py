@@ -8,17 +8,25 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, List, Mapping, Optional
 
+import yaml
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.pve.autosnap.plugins.filter.tables import unknown_variables
+from ansible_collections.pve.autosnap.plugins.module_utils import arguments
+from ansible_collections.pve.autosnap.plugins.module_utils.policy.naming import NAME_CHARACTERS
+from ansible_collections.pve.autosnap.plugins.module_utils.policy.selection import SelectorError, parse
 
 PREFIX = "awx_kit_"
 TEMPLATES = {
     "snap": "takes snapshots and prunes old ones", "clean": "prunes snapshots", "report": "writes a page about snapshots",
     "health": "fails where a guest has not the snapshots that it should have"}
 NOTIFY_ON = ("started", "success", "error")
-SECRETS = ("password", "token", "account_token", "grafana_key")
+VARIABLE_OPTIONS = {"autosnap_guests": "guests", "autosnap_label": "label", "autosnap_retention": "retention"}
+SECRET_VARIABLES = ("autosnap_api_password", "autosnap_api_otp", "autosnap_api_token_secret", "autosnap_api_token")
 TOKENS = "AUTOSNAP_TOKENS_FILE"
 # AWX gives a job no answer to a question that a schedule or a workflow leaves open, even where the question has a default.
+_HOST = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
+_TOKEN = re.compile(r"\A[^!@\s]+@[^!@\s]+![^=\s]+=\S+\Z")
 _RRULE = re.compile(r"\ADTSTART(;TZID=[\w/+-]+:\d{8}T\d{6}|:\d{8}T\d{6}Z) RRULE:\S+\Z")
 
 
@@ -30,6 +38,13 @@ def awx_definitions(variables: Mapping[str, Any], spec: Mapping[str, Any]) -> Di
     settings = {name[len(PREFIX):]: value for name, value in checked.validated_parameters.items()}
     if settings["state"] == "present":
         _check(settings)
+    made = _made(settings)
+    if settings["state"] == "absent":
+        return {name: [{**item, "state": "absent"} for item in items] for name, items in made.items()}
+    return made
+
+
+def _made(settings: Mapping[str, Any]) -> Dict[str, List[Dict[str, Any]]]:
     return {
         "controller_credential_types": [_credential_type(settings)],
         "controller_credentials": [_credential(settings)],
@@ -45,29 +60,103 @@ def awx_definitions(variables: Mapping[str, Any], spec: Mapping[str, Any]) -> Di
 
 
 def _check(settings: Mapping[str, Any]) -> None:
-    """AnsibleFilterError for what AWX would refuse or misunderstand, before anything is made."""
-    clusters = [cluster["name"] for cluster in settings["clusters"] if cluster["state"] == "present"]
-    if not clusters:
-        raise _wrong("clusters", "it names no cluster; write at least one with name and api_host")
-    for cluster in settings["clusters"]:
-        if cluster["state"] == "present" and not cluster["api_host"]:
-            raise _wrong("clusters", "'{0}' has no api_host; name the hosts of its API".format(cluster["name"]))
-    tokens = settings["credential"]["tokens"] or {}
-    if tokens and set(tokens) != set(clusters):
-        raise _wrong("credential", "the tokens are of {0}, the clusters are {1}; write one token for each cluster".format(
-            ", ".join(sorted(tokens)), ", ".join(sorted(clusters))))
-    for option, given in (("clusters", clusters), ("schedules", [schedule["name"] for schedule in settings["schedules"]]),
-                          ("notifications", [notification["name"] for notification in settings["notifications"]])):
-        if len(set(given)) < len(given):
-            raise _wrong(option, "two of them have the same name: {0}".format(", ".join(sorted(given))))
+    """AnsibleFilterError for what AWX or the jobs would refuse or misunderstand, before anything is made."""
+    _check_clusters(settings)
+    _check_credential(settings)
+    project = settings["project"]
+    if bool(project["scm_url"]) == bool(project["local_path"]):
+        raise _wrong("project", "give either scm_url or local_path: where the playbooks are")
+    for option, least in (("job_slice_count", 1), ("forks", 0), ("timeout", 0)):
+        if settings[option] < least:
+            raise _wrong(option, "{0} is less than {1}".format(settings[option], least))
+    for option, given in [("extra_vars", settings["extra_vars"]), ("inventory_variables", settings["inventory_variables"])] + [
+            ("clusters", cluster["variables"]) for cluster in settings["clusters"]]:
+        _check_variables(option, given)
+    for name in TEMPLATES:
+        for question in _questions(settings, name):
+            _check_answer(VARIABLE_OPTIONS.get(question["variable"], "schedules"), question, question["default"])
+    for option in ("schedules", "notifications"):
+        _check_twice(option, [given["name"] for given in settings[option]])
     for schedule in settings["schedules"]:
         rrule = schedule["rrule"]
         if not _RRULE.match(rrule) or "INTERVAL=" not in rrule or "SECONDLY" in rrule:
             raise _wrong("schedules", (
                 "'{0}' is no rule that AWX takes; write it as DTSTART;TZID=Europe/Vienna:20260101T021500 "
                 "RRULE:FREQ=DAILY;INTERVAL=1").format(rrule))
-    if not settings["project"]["scm_url"] and not settings["project"]["local_path"]:
-        raise _wrong("project", "it has neither scm_url nor local_path; give the repository that holds the playbooks")
+        _answers(settings, "schedules", schedule["template"], schedule["variables"])
+
+
+def _check_clusters(settings: Mapping[str, Any]) -> None:
+    clusters = settings["clusters"]
+    present = [cluster for cluster in clusters if cluster["state"] == "present"]
+    if not present:
+        raise _wrong("clusters", "it names no cluster; write at least one with name and api_host")
+    _check_twice("clusters", [cluster["name"] for cluster in clusters])
+    for cluster in present:
+        if not _HOST.match(cluster["name"]):
+            raise _wrong("clusters", "'{0}' is no name of a host; use letters, digits, '.', '-' and '_'".format(cluster["name"]))
+        if not cluster["api_host"] and not (settings["credential"]["hosts"] and len(present) == 1):
+            raise _wrong("clusters", "'{0}' has no api_host; name the hosts of its API".format(cluster["name"]))
+
+
+def _check_credential(settings: Mapping[str, Any]) -> None:
+    given = settings["credential"]
+    tokens = given["tokens"] or {}
+    clusters = sorted(cluster["name"] for cluster in settings["clusters"] if cluster["state"] == "present")
+    if tokens and (given["token_id"] or given["token_secret"]):
+        raise _wrong("credential", "give either tokens, one for each cluster, or token_id and token_secret")
+    if tokens and sorted(tokens) != clusters:
+        raise _wrong("credential", "the tokens are of {0}, the clusters are {1}; write one token for each cluster".format(
+            ", ".join(sorted(tokens)), ", ".join(clusters)))
+    for name, token in tokens.items():
+        if not isinstance(token, str) or not _TOKEN.match(token):
+            raise _wrong("credential", "the token of '{0}' is not written as USER@REALM!ID=SECRET".format(name))
+
+
+def _check_twice(option: str, names: List[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise _wrong(option, "'{0}' is there twice; leave one out".format(name))
+
+
+def _check_variables(option: str, given: Mapping[str, Any]) -> None:
+    """Names that mean nothing, secrets in the open, and what a question asks for and would win over."""
+    for name in given:
+        if name in VARIABLE_OPTIONS or name in ("autosnap_hosts", "autosnap_keep", "autosnap_dry_run", "autosnap_fail_on_status"):
+            raise _wrong(option, "'{0}' is asked for by the templates, and the answer wins; set it in awx_kit_schedules, with a "
+                                 "limit where it is for one cluster".format(name))
+        if name in SECRET_VARIABLES:
+            raise _wrong(option, "'{0}' is a secret, and AWX shows variables; put it into awx_kit_credential".format(name))
+    unknown = unknown_variables([name for name in given if name.startswith("autosnap_")], "snap")
+    if unknown:
+        raise _wrong(option, "{0} means nothing to the playbooks; is it spelt right?".format(", ".join(unknown)))
+
+
+def _check_answer(option: str, question: Mapping[str, Any], answer: Any) -> None:
+    """By the rules of AWX's surveys, and by those of the modules."""
+    variable = question["variable"]
+    if question["choices"]:
+        if answer not in question["choices"]:
+            raise _wrong(option, "'{0}': {1!r} is not one of {2}; write it in quotes".format(
+                variable, answer, ", ".join(question["choices"])))
+        return
+    if not isinstance(answer, str) or not 1 <= len(answer) <= question["max"] or answer.startswith("["):
+        raise _wrong(option, "'{0}': {1!r} is no text of 1 to {2} characters".format(variable, answer, question["max"]))
+    kind = yaml.SafeLoader("").resolve(yaml.ScalarNode, answer, (True, False)).rpartition(":")[2]
+    if kind != "str" and not (variable == "autosnap_guests" and kind == "int" and answer == str(int(answer, 0))):
+        # The file of variables says !unsafe '*', and ansible-core asks again what the text means.
+        raise _wrong(option, "'{0}': {1!r} does not reach a job of AWX as this text; choose another".format(variable, answer))
+    if variable == "autosnap_label" and not NAME_CHARACTERS.match(answer):
+        raise _wrong(option, "'{0}': {1!r} may only have letters, digits, - and _".format(variable, answer))
+    if variable == "autosnap_guests":
+        try:
+            parse([answer])
+        except SelectorError as error:
+            raise _wrong(option, str(error)) from error
+    if variable == "autosnap_retention":
+        spec = {"retention": arguments.RETENTION.options["retention"]}
+        if not re.search(r"[1-9]", answer) or ArgumentSpecValidator(spec).validate({"retention": answer}).error_messages:
+            raise _wrong(option, "'{0}': {1!r} is no retention; write last=7, or daily=7 weekly=4".format(variable, answer))
 
 
 def _wrong(option: str, message: str) -> AnsibleFilterError:
@@ -99,7 +188,7 @@ def _credential_type(settings: Mapping[str, Any]) -> Dict[str, Any]:
         "kind": "cloud",
         "inputs": {"fields": fields},
         "injectors": {
-            "file": {"template.ca": "{{ ca }}", "template.tokens": "[tokens]\n{{ tokens }}"},
+            "file": {"template.ca": "{{ ca }}", "template.tokens": "{{ tokens }}"},
             "env": {
                 "PROXMOX_HOST": "{{ hosts }}",
                 "PROXMOX_TOKEN_ID": "{{ token_id }}",
@@ -127,7 +216,15 @@ def _credential(settings: Mapping[str, Any]) -> Dict[str, Any]:
     return {
         "name": _named(settings, "Proxmox VE"), "organization": settings["organization"],
         "credential_type": _named(settings, "Proxmox VE"), "inputs": {name: text for name, text in inputs.items() if text},
-        "update_secrets": settings["update_secrets"]}
+        **_left_alone(settings, "present")}
+
+
+def _left_alone(settings: Mapping[str, Any], state: str) -> Dict[str, str]:
+    """The state of what may hold a secret: once made it is left alone, unless it is to be written anew.
+
+    AWX shows no secret, so nobody can tell whether it is another one; and what somebody entered in AWX must not go.
+    """
+    return {"state": "exists" if state == "present" and not settings["update_secrets"] else state}
 
 
 def _execution_environments(settings: Mapping[str, Any]) -> List[Dict[str, Any]]:
@@ -154,15 +251,16 @@ def _inventory(settings: Mapping[str, Any]) -> Dict[str, Any]:
     variables: Dict[str, Any] = {"ansible_connection": "local"}
     if settings["credential"]["tokens"]:
         variables["autosnap_api_token"] = (
-            "{{ lookup('ansible.builtin.ini', inventory_hostname, section='tokens', case_sensitive=true, interpolation=false, "
-            "file=lookup('ansible.builtin.env', '" + TOKENS + "')) }}")
+            "{{ lookup('ansible.builtin.file', lookup('ansible.builtin.env', '" + TOKENS + "')) "
+            "| pve.autosnap.cluster_token(inventory_hostname) }}")
     if settings["report_path"]:
         variables["autosnap_report_file"] = settings["report_path"].rstrip("/") + "/{{ inventory_hostname }}.html"
     if settings["made_by"]:
         variables["autosnap_made_by"] = {
             "awx_job_id": "{{ awx_job_id }}",
-            "template": "{{ awx_job_template_name }}",
-            "user": "{{ awx_user_name | default(awx_schedule_name | default(awx_parent_job_schedule_name | default(''))) }}",
+            "template": "{{ awx_job_template_name[:40] }}",
+            "user": (
+                "{{ (awx_user_name | default(awx_schedule_name | default(awx_parent_job_schedule_name | default(''))))[:30] }}"),
         }
     return {
         "name": _named(settings, "Proxmox VE clusters"), "organization": settings["organization"],
@@ -172,7 +270,7 @@ def _inventory(settings: Mapping[str, Any]) -> Dict[str, Any]:
 def _host(settings: Mapping[str, Any], cluster: Mapping[str, Any]) -> Dict[str, Any]:
     return {
         "name": cluster["name"], "inventory": _named(settings, "Proxmox VE clusters"), "state": cluster["state"],
-        "variables": {"autosnap_api_host": cluster["api_host"], **cluster["variables"]}}
+        "variables": {**({"autosnap_api_host": cluster["api_host"]} if cluster["api_host"] else {}), **cluster["variables"]}}
 
 
 def _template(settings: Mapping[str, Any], name: str) -> Dict[str, Any]:
@@ -240,14 +338,15 @@ def _question(
         "type": "multiplechoice" if choices else "text", "min": 1 if most else None, "max": most, "choices": choices or ""}
 
 
-def _answers(settings: Mapping[str, Any], template: str, variables: Mapping[str, Any]) -> Dict[str, Any]:
+def _answers(settings: Mapping[str, Any], option: str, template: str, variables: Mapping[str, Any]) -> Dict[str, Any]:
     """Answers to all questions of a template: AWX applies no default where nobody is asked."""
-    defaults = {question["variable"]: question["default"] for question in _questions(settings, template)}
-    for variable in variables:
-        if variable not in defaults:
-            raise _wrong("schedules", "'{0}' is no question of the template {1}; it asks for {2}".format(
-                variable, template, ", ".join(defaults)))
-    return {**defaults, **variables}
+    questions = {question["variable"]: question for question in _questions(settings, template)}
+    for variable, answer in variables.items():
+        if variable not in questions:
+            raise _wrong(option, "'{0}' is no question of the template {1}; it asks for {2}".format(
+                variable, template, ", ".join(questions)))
+        _check_answer(option, questions[variable], answer)
+    return {**{variable: question["default"] for variable, question in questions.items()}, **variables}
 
 
 def _schedule(settings: Mapping[str, Any], given: Mapping[str, Any]) -> Dict[str, Any]:
@@ -256,21 +355,18 @@ def _schedule(settings: Mapping[str, Any], given: Mapping[str, Any]) -> Dict[str
         "unified_job_template": _named(settings, given["template"].capitalize()),
         "organization": settings["organization"],
         "rrule": given["rrule"],
-        "extra_data": _answers(settings, given["template"], given["variables"]),
+        "extra_data": _answers(settings, "schedules", given["template"], given["variables"]),
+        "limit": given["limit"],
         "enabled": given["enabled"],
         "state": given["state"],
     }
 
 
 def _notification(settings: Mapping[str, Any], given: Mapping[str, Any]) -> Dict[str, Any]:
-    """One with a secret is only made, or written anew when asked to: AWX does not tell whether the secret is another one."""
-    state = given["state"]
-    if state == "present" and not settings["update_secrets"] and any(given["configuration"].get(name) for name in SECRETS):
-        state = "exists"
     return {
         "name": _named(settings, given["name"]), "organization": settings["organization"], "notification_type": given["type"],
         "notification_configuration": given["configuration"], **({"messages": given["messages"]} if given["messages"] else {}),
-        "state": state}
+        **_left_alone(settings, given["state"])}
 
 
 def _workflow(settings: Mapping[str, Any]) -> Dict[str, Any]:
@@ -279,23 +375,26 @@ def _workflow(settings: Mapping[str, Any]) -> Dict[str, Any]:
     name = _named(settings, "Snapshot, patch, verify")
     if not given["patch_template"]:
         return {"name": name, "organization": settings["organization"], "state": "absent"}
+    answers = {"autosnap_guests": given["guests"], "autosnap_label": given["label"], "autosnap_retention": given["retention"]}
+    snapshot = _answers(settings, "workflow", "snap", answers)
+    guests = next(question for question in _questions(settings, "snap") if question["variable"] == "autosnap_guests")
+    # A step cannot be given less answers than it had, so that of another template is another step.
+    own, other = ("verify_own", "verify") if given["verify_template"] else ("verify", "verify_own")
     verify = given["verify_template"] or _named(settings, "Health")
-    answers = _answers(settings, "health", {}) if verify == _named(settings, "Health") else {}
-    questions = _questions(settings, "snap")
-    snapshot = _answers(settings, "snap", {"autosnap_label": given["label"], "autosnap_retention": given["retention"]})
+    checks = {} if given["verify_template"] else _answers(settings, "workflow", "health", {"autosnap_guests": given["guests"]})
     return {
         "name": name,
         "description": "Takes snapshots, and only where that went well patches, and then looks whether all is well",
         "organization": settings["organization"],
         "allow_simultaneous": False,
         "survey_enabled": True,
-        "survey_spec": {"name": "", "description": "", "spec": [
-            {**question, "default": given["guests"]} for question in questions if question["variable"] == "autosnap_guests"]},
+        "survey_spec": {"name": "", "description": "", "spec": [{**guests, "default": given["guests"]}]},
         **_told(settings),
         "simplified_workflow_nodes": [
             _node(settings, "snapshot", _named(settings, "Snap"), snapshot, ["patch"]),
-            _node(settings, "patch", given["patch_template"], {}, ["verify"]),
-            _node(settings, "verify", verify, answers, []),
+            _node(settings, "patch", given["patch_template"], {}, [own]),
+            _node(settings, own, verify, checks, []),
+            {"identifier": other, "state": "absent"},
         ],
     }
 
@@ -303,7 +402,26 @@ def _workflow(settings: Mapping[str, Any]) -> Dict[str, Any]:
 def _node(settings: Mapping[str, Any], name: str, template: str, answers: Mapping[str, Any], then: List[str]) -> Dict[str, Any]:
     return {
         "identifier": name, "unified_job_template": template, "lookup_organization": settings["organization"],
-        "extra_data": dict(answers), "success_nodes": then}
+        "extra_data": dict(answers), "success_nodes": then, "state": "present"}
+
+
+def cluster_token(text: str, host: str) -> str:
+    """The token of a host out of the credential's field for several; errors never show a line."""
+    found: Dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        name, equals, token = (part.strip() for part in line.partition("="))
+        if not line.strip():
+            continue
+        if not equals or not _TOKEN.match(token) or name in found:
+            raise AnsibleFilterError(
+                "line {0} of the field 'Tokens of several clusters' in the credential is not HOST = USER@REALM!ID=SECRET, or the "
+                "second of its host; correct it there".format(number))
+        found[name] = token
+    if host not in found:
+        raise AnsibleFilterError(
+            "the field 'Tokens of several clusters' in the credential has no line for '{0}'; it has some for {1}".format(
+                host, ", ".join(sorted(found)) or "nobody"))
+    return found[host]
 
 
 def aap_escaped(definitions: Any) -> Any:
@@ -312,6 +430,8 @@ def aap_escaped(definitions: Any) -> Any:
         return {key: aap_escaped(value) for key, value in definitions.items()}
     if isinstance(definitions, list):
         return [aap_escaped(value) for value in definitions]
+    if isinstance(definitions, str) and "{%" in definitions:
+        raise AnsibleFilterError("'{0}data_file': infra.aap_configuration takes no {{%; use {{{{ }}}} alone".format(PREFIX))
     return definitions.replace("{{", "{  {") if isinstance(definitions, str) else definitions
 
 
@@ -320,4 +440,4 @@ class FilterModule:
 
     def filters(self) -> Dict[str, Any]:
         """Name and function of each."""
-        return {"awx_definitions": awx_definitions, "aap_escaped": aap_escaped}
+        return {"awx_definitions": awx_definitions, "aap_escaped": aap_escaped, "cluster_token": cluster_token}

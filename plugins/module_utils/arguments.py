@@ -577,8 +577,8 @@ def _made_by(given: Optional[Mapping[str, Any]]) -> str:
     """The line of JSON that goes into descriptions; ASCII, since Proxmox VE keeps that as it is (recordings 368 and 369)."""
     if given is None:
         return ""
-    if not given or not all(isinstance(value, (str, int, float)) for value in given.values()):
-        raise InputError("made_by", "it holds nothing, or more than texts and numbers; write one word or number for each key")
+    if not given or not all(isinstance(value, (str, int)) for value in given.values()):
+        raise InputError("made_by", "it holds nothing, or more than texts and whole numbers; write one for each key")
     text = json.dumps(given, sort_keys=True)
     if len(text) > MADE_BY_MAX:
         raise InputError("made_by", "as JSON it has {0} characters, and {1} are the most; leave something out".format(

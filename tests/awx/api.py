@@ -38,18 +38,23 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "survey_enabled": False, "allow_simultaneous": False, "execution_environment": None, "ask_variables_on_launch": False},
     "workflow_job_templates": {"description": "", "extra_vars": "", "survey_enabled": False, "allow_simultaneous": False},
     "workflow_job_template_nodes": {"extra_data": {}},
-    "schedules": {"description": "", "enabled": True, "extra_data": {}},
+    "schedules": {"description": "", "enabled": True, "extra_data": {}, "limit": None},
     "notification_templates": {"description": "", "messages": None},
 }
 # What goes when something else goes.
 OWNED = {
     "inventories": [("hosts", "inventory")], "job_templates": [("schedules", "unified_job_template")],
     "workflow_job_templates": [("workflow_job_template_nodes", "workflow_job_template"), ("schedules", "unified_job_template")],
-    "projects": [], "credential_types": [("credentials", "credential_type")]}
+    "projects": [], "credential_types": []}
+PENDING = 3  # so many times a deleted inventory is still listed
 
 
 class Refused(Exception):
-    """A 400; its argument is the body."""
+    """A 400, or another ``status``; its argument is the body."""
+
+    def __init__(self, body: dict[str, Any], status: int = 400) -> None:
+        super().__init__(body)
+        self.status = status
 
 
 class Api:
@@ -62,6 +67,7 @@ class Api:
         self.links: dict[tuple[int, str], list[int]] = {}
         self.secrets: dict[int, dict[str, Any]] = {}
         self.writes: list[str] = []
+        self._dying: dict[int, int] = {}
         self._next = 0
         self._lock = threading.Lock()
         self.create("organizations", {"name": "Default"})
@@ -86,7 +92,7 @@ class Api:
             try:
                 return self._routed(method, parts, query, body)
             except Refused as error:
-                return 400, error.args[0]
+                return error.status, error.args[0]
             except KeyError:
                 return 404, {"detail": "Not found."}
 
@@ -95,14 +101,22 @@ class Api:
         if len(parts) == 1:
             return (201, self.create(kind, body)) if method == "POST" else (200, _page(self._found(kind, query)))
         number = int(parts[1])
+        if kind == "project_updates":
+            return 200, {
+                "id": number, "status": "successful", "finished": "2026-01-01T00:00:00Z", "event_processing_finished": True,
+                "failed": False, "scm_revision": ""}
         if len(parts) == 2:
             return self._one(method, kind, number, body)
+        if parts[2] == "update":
+            return 202, {"url": "/api/v2/project_updates/1/"}
         if parts[2] == "survey_spec":
             return self._survey(method, number, body)
         return self._linked(method, kind, number, parts[2], body)
 
     def _found(self, kind: str, query: dict[str, str]) -> list[dict[str, Any]]:
         kinds = ["job_templates", "workflow_job_templates", "projects"] if kind == "unified_job_templates" else [kind]
+        if kind == "inventories":
+            self._forget()
         shown = [self._shown(of, item) for of in kinds for item in self.objects[of].values()]
         return [item for item in shown if all(str(item.get(key)) == value for key, value in query.items())]
 
@@ -121,9 +135,30 @@ class Api:
             self._check(kind, {**item, **body}, item)
             self._store(kind, item, body)
         elif method == "DELETE":
-            self._remove(kind, number)
-            return 204, None
+            return self._deleted(kind, number)
         return 200, self._shown(kind, item)
+
+    def _deleted(self, kind: str, number: int) -> tuple[int, Any]:
+        if kind == "credential_types" and self._in_use(number):
+            raise Refused({"detail": "Credential types that are in use cannot be deleted."}, 403)
+        if kind == "inventories":
+            if number in self._dying:
+                raise Refused({"error": "Inventory is already pending deletion."})
+            self._dying[number] = PENDING
+            return 202, None
+        self._remove(kind, number)
+        return 204, None
+
+    def _in_use(self, number: int) -> bool:
+        return any(item["credential_type"] == number for item in self.objects["credentials"].values())
+
+    def _forget(self) -> None:
+        """Inventories that were deleted go after a while."""
+        for number in list(self._dying):
+            self._dying[number] -= 1
+            if not self._dying[number]:
+                del self._dying[number]
+                self._remove("inventories", number)
 
     def _remove(self, kind: str, number: int) -> None:
         del self.objects[kind][number]
@@ -146,7 +181,8 @@ class Api:
 
     def _shown(self, kind: str, item: dict[str, Any]) -> dict[str, Any]:
         url = "/api/v2/{0}/{1}/".format(kind, item["id"])
-        return {**item, "url": url, "related": {"survey_spec": url + "survey_spec/"}, "summary_fields": {}}
+        related = {"survey_spec": url + "survey_spec/", "update": url + "update/"}
+        return {**item, "url": url, "related": related, "summary_fields": {}}
 
     def _survey(self, method: str, number: int, body: Any) -> tuple[int, Any]:
         if method == "POST":
@@ -182,6 +218,8 @@ class Api:
         of = self.objects
         if kind == "credential_types":
             wrong = contract.credential_type(body.get("inputs", {}), body.get("injectors", {}))
+            if before and body["inputs"] != before["inputs"] and self._in_use(before["id"]):
+                raise Refused({"detail": "Modifications to inputs are not allowed for credential types that are in use."}, 403)
         elif kind == "credentials":
             wrong = contract.credential(of["credential_types"][body["credential_type"]]["inputs"], body.get("inputs", {}))
             if not before and ENCRYPTED in body.get("inputs", {}).values():

@@ -161,6 +161,8 @@ def _question(question: dict[str, Any]) -> Iterator[str]:
     default = question.get("default", "")
     if default != "" and not isinstance(default, QUESTIONS[kind]):
         yield "{0}: the default is of the wrong type".format(name)
+    if default != "" and kind in ("text", "textarea", "password", "integer") and isinstance(default, QUESTIONS[kind]):
+        yield from _answer(question, default)
     if kind in ("multiplechoice", "multiselect"):
         choices = _choices(question)
         if not choices:

@@ -64,13 +64,12 @@ class Controller:
 
     def launch(
         self, template: str, answers: Mapping[str, Any], check: bool = False, limit: str = "", verbosity: int = 0,
-        slice_number: int = 1, slices: int = 1, hosts: Mapping[str, dict[str, Any]] | None = None,
-        artifacts: Mapping[str, Any] | None = None, **meta: Any,
+        slice_number: int = 1, slices: int = 1, artifacts: Mapping[str, Any] | None = None, **meta: Any,
     ) -> Job:
         """Run a job template to its end.
 
-        ``hosts`` stands in for those of the inventory; ``artifacts`` are those of the steps before it in a workflow, ``meta``
-        further variables that AWX sets, without their prefix.
+        ``artifacts`` are those of the steps before it in a workflow, ``meta`` further variables that AWX sets, without their
+        prefix.
         """
         definition = next(item for item in self.definitions["controller_templates"] if item["name"].endswith(" - " + template))
         assert contract.answers(definition["survey_spec"], dict(answers)) == []
@@ -80,8 +79,9 @@ class Controller:
             (directory / part).mkdir(mode=0o700)
         shutil.copytree(self.project, directory / "project", symlinks=True)
         self._requirements(directory)
-        self._inventory(directory, slice_number, slices, hosts)
+        self._inventory(directory, slice_number, slices)
         names = {"job_id": number, "job_launch_type": "manual", "job_template_name": definition["name"], "inventory_id": 2,
+                 "job_template_id": 5, "project_scm_branch": "", "execution_node": "awx-1",
                  "inventory_name": definition["inventory"], "project_revision": "0" * 40, **meta}
         variables = {prefix + name: value for prefix in ("awx_", "tower_") for name, value in names.items()}
         given = {**definition["extra_vars"], **answers, **(artifacts or {}), **variables}
@@ -105,12 +105,9 @@ class Controller:
                 ["ansible-galaxy", "collection", "install", "--offline", "-r", str(wanted), "-p", installed], check=True,
                 capture_output=True, env={"PATH": os.environ["PATH"], "HOME": str(directory), "LC_ALL": "C.UTF-8"})
 
-    def _inventory(
-        self, directory: pathlib.Path, number: int, slices: int, hosts: Mapping[str, dict[str, Any]] | None
-    ) -> None:
+    def _inventory(self, directory: pathlib.Path, number: int, slices: int) -> None:
         """Hosts by name, those of the slice; AWX adds what it knows of each."""
-        given = hosts or {
-            item["name"]: item["variables"] for item in self.definitions["controller_hosts"] if item["state"] == "present"}
+        given = {item["name"]: item["variables"] for item in self.definitions["controller_hosts"] if item["state"] == "present"}
         names = sorted(given)[number - 1::slices]
         known = {"remote_tower_enabled": "true", "remote_tower_id": 7, "remote_host_enabled": "true", "remote_host_id": 7}
         script = {

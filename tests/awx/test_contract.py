@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import pathlib
+import re
+import textwrap
 from typing import Any, Callable
 
 import contract
@@ -14,6 +16,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.pve.autosnap.plugins.filter import awx
+from unsafe import Loader
 
 COLLECTION = pathlib.Path(awx.__file__).parents[2]
 ROLE = COLLECTION / "roles" / "awx_kit"
@@ -55,7 +58,7 @@ def objections(definitions: Definitions) -> dict[str, list[str]]:
         if item.get("state") == "absent":
             continue
         say("workflow", item["name"], contract.survey(item["survey_spec"]))
-        for node in item["simplified_workflow_nodes"]:
+        for node in [step for step in item["simplified_workflow_nodes"] if step["state"] == "present"]:
             spec = surveys.get(node["unified_job_template"], {})
             say("step", node["identifier"], contract.answers(spec, node["extra_data"]))
     return found
@@ -66,6 +69,16 @@ def test_awx_accepts_every_definition(kit: dict[str, Any]) -> None:
         found = objections(defined(given))
         for name in found:
             print(name)
+        assert {name: wrong for name, wrong in found.items() if wrong} == {}
+
+
+def test_awx_accepts_the_examples_of_the_page() -> None:
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "awx.md").read_text()
+    blocks = [textwrap.dedent(text) for text in re.findall(r"^ *```yaml\n(.*?)^ *```$", page, re.M | re.S)]
+    kits = [yaml.load(re.sub(r'"{{ vault_token_\w+ }}"', "u@pve!t=s", text), Loader) for text in blocks if "awx_kit_" in text]
+    assert len(kits) == 6
+    for kit in kits:
+        found = objections(defined({**kits[0], **kit}))
         assert {name: wrong for name, wrong in found.items() if wrong} == {}
 
 
@@ -137,6 +150,7 @@ WRONG = [
     (QUESTION, {"variable": "autosnap_label"}, "asked for twice"),
     (QUESTION, {"min": 1.5}, "min is no whole number"),
     (QUESTION, {"default": 7}, "the default is of the wrong type"),
+    (QUESTION, {"max": 3}, "too short or too long"),
     (CHOICE, {"choices": []}, "there are no choices"),
     (CHOICE, {"default": "maybe"}, "'maybe' is none of the choices"),
     (SCHEDULE, {"rrule": "RRULE:FREQ=DAILY;INTERVAL=1"}, "DTSTART is missing"),
@@ -176,10 +190,34 @@ def test_an_answer_that_is_missing_is_refused(kit: dict[str, Any]) -> None:
     [
         ({"clusters": []}, "'awx_kit_clusters': it names no cluster"),
         ({"clusters": [{"name": "prod"}]}, "'prod' has no api_host"),
-        ({"clusters": [{"name": "a", "api_host": ["h"]}] * 2, "credential": {}}, "two of them have the same name"),
+        ({"clusters": [{"name": "a", "api_host": ["h"]}] * 2, "credential": {}}, "'awx_kit_clusters': 'a' is there twice"),
+        ({"clusters": [{"name": "a:b", "api_host": ["h"]}], "credential": {}}, "'a:b' is no name of a host"),
+        ({"clusters": [{"name": "a", "api_host": ["h"], "variables": {"autosnap_guests": "1"}}], "credential": {}},
+         "the answer wins"),
+        ({"extra_vars": {"autosnap_api_token": "t"}}, "'awx_kit_extra_vars': 'autosnap_api_token' is a secret"),
+        ({"extra_vars": {"autosnap_kep": 3}}, "autosnap_kep means nothing"),
+        ({"extra_vars": {"autosnap_keep": 3}}, "'autosnap_keep' is asked for"),
+        ({"credential": {"tokens": {"prod": None, "dev": "u@pve!t=s"}}},
+         "the token of 'prod' is not written as USER@REALM!ID=SECRET"),
+        ({"credential": {"tokens": {"prod": "u@pve!t=s\nx = y", "dev": "u@pve!t=s"}}}, "the token of 'prod' is not written"),
+        ({"credential": {"tokens": {"prod": "t"}, "token_id": "u@pve!t"}}, "either tokens"),
+        ({"guests": "[100]"}, "'awx_kit_guests': 'autosnap_guests': '[100]' is no text"),
+        ({"guests": "@nothing"}, "'awx_kit_guests': "),
+        ({"label": "a b"}, "'awx_kit_label': 'autosnap_label': 'a b' may only have letters"),
+        ({"label": "yes"}, "'yes' does not reach a job of AWX as this text"),
+        ({"label": "007"}, "'007' does not reach"),
+        ({"guests": "*"}, "'*' does not reach"),
+        ({"label": "x" * 50}, "is no text of 1 to 40 characters"),
+        ({"retention": "lots"}, "'awx_kit_retention': 'autosnap_retention': 'lots' is no retention"),
+        ({"retention": "daily=0"}, "is no retention"),
+        ({"forks": -1}, "'awx_kit_forks': -1 is less than 0"),
+        ({"job_slice_count": 0}, "'awx_kit_job_slice_count': 0 is less than 1"),
+        ({"workflow": {"patch_template": "P", "guests": "1," * 600}}, "'awx_kit_workflow': 'autosnap_guests'"),
+        ({"schedules": [{"name": "x", "template": "snap", "rrule": START + "RRULE:FREQ=DAILY;INTERVAL=1", "variables": {
+            "autosnap_dry_run": True}}]}, "'autosnap_dry_run': True is not one of no, yes; write it in quotes"),
         ({"clusters": [{"name": "prod", "api_host": ["h"], "colour": "red"}]}, "colour"),
         ({"credential": {"tokens": {"prod": "t"}}}, "'awx_kit_credential': the tokens are of prod, the clusters are dev, prod"),
-        ({"project": {}}, "'awx_kit_project': it has neither scm_url nor local_path"),
+        ({"project": {}}, "'awx_kit_project': give either scm_url or local_path"),
         ({"schedules": [{"name": "x", "template": "snap", "rrule": "FREQ=DAILY"}]}, "'FREQ=DAILY' is no rule that AWX takes"),
         ({"schedules": [{"name": "x", "template": "purge", "rrule": START + "RRULE:FREQ=DAILY;INTERVAL=1"}]}, "purge"),
         ({"schedules": [{"name": "x", "template": "report", "rrule": START + "RRULE:FREQ=DAILY;INTERVAL=1", "variables": {
@@ -199,6 +237,28 @@ def test_no_secret_is_in_variables_that_awx_shows(kit: dict[str, Any]) -> None:
     assert "11111111" not in repr(definitions) and "hook-password" not in repr(definitions)
     injected = definitions["controller_credential_types"][0]["injectors"]
     assert set(injected) == {"file", "env"}
+
+
+def test_a_token_is_found_by_its_host_and_a_wrong_line_is_not_shown() -> None:
+    text = "\nprod = u@pve!t=s;%#=x\nDev=u@pve!t=5ecret\n"
+    assert awx.cluster_token(text, "prod") == "u@pve!t=s;%#=x" and awx.cluster_token(text, "Dev") == "u@pve!t=5ecret"
+    for wrong, words in (
+            (text, "no line for 'dev'; it has some for Dev, prod"), ("5ecret", "line 1 of the field"), ("", "for nobody"),
+            (text + "prod = u@pve!t=5ecret", "line 4 of the field"), ("dev = 5ecret", "line 1 of the field")):
+        with pytest.raises(AnsibleFilterError, match=words) as caught:
+            awx.cluster_token(wrong, "dev")
+        assert "5ecret" not in str(caught.value)
+
+
+def test_one_cluster_may_have_its_hosts_in_the_credential() -> None:
+    definitions = defined({**MINIMAL, "awx_kit_clusters": [{"name": "localhost"}], "awx_kit_credential": {"hosts": ["a", "b"]}})
+    assert definitions["controller_hosts"][0]["variables"] == {}
+    assert definitions["controller_credentials"][0]["inputs"]["hosts"] == "a,b"
+
+
+def test_a_statement_cannot_be_written_for_aap_configuration() -> None:
+    with pytest.raises(AnsibleFilterError, match="takes no {%"):
+        awx.aap_escaped({"a": ["{% if b %}{{ c }}{% endif %}"]})
 
 
 def test_braces_are_written_as_aap_configuration_wants_them(kit: dict[str, Any]) -> None:

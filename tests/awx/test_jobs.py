@@ -47,7 +47,8 @@ class Site:
         else:
             credential["tokens"] = {name: "{0}={1}".format(TOKEN, secret) for name, secret in secrets.items()}
         self.awx = Controller(defined({
-            "awx_kit_clusters": [{"name": name, "api_host": cluster.hosts} for name, cluster in clusters.items()],
+            "awx_kit_clusters": [
+                {"name": name, **({} if one else {"api_host": cluster.hosts})} for name, cluster in clusters.items()],
             "awx_kit_credential": credential, "awx_kit_project": {"scm_url": "https://git.example.com/x.git"},
             "awx_kit_extra_vars": {"autosnap_state_dir": str(directory / "state")},
             **{"awx_kit_" + name: value for name, value in kit.items()}}), project, directory)
@@ -151,11 +152,19 @@ def test_a_limit_leaves_the_other_clusters_alone(tmp_path: pathlib.Path) -> None
         assert nobody.status == "failed"
 
 
+@pytest.mark.parametrize(("guests", "taken"), [("100", [100]), ("100:110,-101", [100, 102]), ("vm*", [100, 101, 102])])
+def test_selectors_arrive_as_they_were_answered(tmp_path: pathlib.Path, guests: str, taken: list[int]) -> None:
+    with site(tmp_path, {"dev": [guest(100), guest(101), guest(102)]}) as found:
+        job = found.awx.launch("Snap", {**SNAP, "autosnap_guests": guests})
+        assert job.status == "successful", job.stdout
+        assert [vmid for vmid in (100, 101, 102) if names(found.clusters["dev"], vmid)] == taken
+
+
 @pytest.mark.parametrize(("check", "dry_run", "taken"), [(False, "no", 1), (False, "yes", 0), (True, "no", 0), (True, "yes", 0)])
 def test_check_and_the_answer_for_a_dry_run(tmp_path: pathlib.Path, check: bool, dry_run: str, taken: int) -> None:
     """One cluster on localhost, whose API host comes from the credential; all four combinations."""
     with site(tmp_path, {"localhost": [guest(100)]}) as found:
-        job = found.awx.launch("Snap", {**SNAP, "autosnap_dry_run": dry_run}, check=check, hosts={"localhost": {}})
+        job = found.awx.launch("Snap", {**SNAP, "autosnap_dry_run": dry_run}, check=check)
         assert job.status == "successful", job.stdout
         assert len(names(found.clusters["localhost"], 100)) == taken
         assert "| 100 " in job.stdout and ("autosnap" in job.artifacts) == bool(taken)
@@ -175,6 +184,20 @@ def test_a_wrong_token_and_a_guest_that_fails(tmp_path: pathlib.Path) -> None:
         assert len(names(found.clusters["prod"], 100)) == 1
         found.no_secret(job)
         assert not job.holds("11111111-2222")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [("dev =", "line 2 of the field"), ("", "has no line for 'prod'")])
+def test_a_wrong_line_of_the_tokens_is_named_and_not_shown(tmp_path: pathlib.Path, change: str, words: str) -> None:
+    """As somebody may enter them in AWX."""
+    with site(tmp_path, {"dev": [guest(100)], "prod": [guest(100)]}) as found:
+        inputs = found.awx.definitions["controller_credentials"][0]["inputs"]
+        first, second = inputs["tokens"].splitlines()
+        inputs["tokens"] = first + ("\n" + second.partition("!")[2] if change else "") + "\n"
+        job = found.awx.launch("Snap", SNAP, verbosity=3)
+        said(job)
+        assert job.status == "failed" and words in " ".join(job.stdout.split())
+        found.no_secret(job)
 
 
 def test_answers_are_never_templated(tmp_path: pathlib.Path) -> None:

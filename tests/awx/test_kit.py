@@ -74,7 +74,8 @@ def test_made_once_then_nothing_changes_then_removed(team: Team) -> None:
     for arguments in ((), ("--check",)):
         again = team.run(*arguments)
         assert recap(again)["changed"] == 0 and recap(again)["failed"] == 0, again.stdout
-    assert team.api.writes[writes:] == []
+    # A project is fetched each time.
+    assert [write for write in team.api.writes[writes:] if not write.endswith("/update/")] == []
     # A variable that AWX would template arrives as it was meant, and not as what it means here.
     inventory = next(item for item in team.api.objects["inventories"].values() if item["name"].startswith("Autosnap"))
     assert json.loads(inventory["variables"])["autosnap_report_file"] == "/var/lib/autosnap/reports/{{ inventory_hostname }}.html"
@@ -110,21 +111,59 @@ def test_a_change_is_a_change_and_secrets_only_when_asked(team: Team) -> None:
 
 
 @pytest.mark.thorough
-def test_a_refusal_is_shown_and_nothing_after_it_is_made(team: Team) -> None:
-    team.kit["awx_kit_notifications"][0]["configuration"].pop("headers")
-    team.kit["awx_kit_notifications"][0]["name"] = "Wrong"
-    team.kit["awx_kit_schedules"][0]["rrule"] = "DTSTART;TZID=Europe/Nowhere:20260101T021500 RRULE:FREQ=DAILY;INTERVAL=1"
-    assert team.run().returncode == 2
+def test_a_secret_that_was_entered_in_awx_stays_and_a_missing_one_is_told(team: Team) -> None:
+    credential = team.kit["awx_kit_credential"]
+    assert team.run(awx_kit_credential={}).returncode == 0
+    (number,) = team.api.objects["credentials"]
+    inputs = {**team.api.objects["credentials"][number]["inputs"], "tokens": "prod = autosnap@pve!awx=entered\n"}
+    assert team.api.answer("PATCH", "/api/v2/credentials/{0}/".format(number), {}, {"inputs": inputs})[0] == 200
+    assert recap(team.run(awx_kit_credential={}))["changed"] == 0
+    assert team.api.secrets[number]["tokens"] == "prod = autosnap@pve!awx=entered\n"
+    team.kit["awx_kit_clusters"].append({"name": "third", "api_host": ["pve3"]})
+    team.kit["awx_kit_credential"] = {**credential, "tokens": {**credential["tokens"], "third": "autosnap@pve!awx=3"}}
+    run = team.run()
+    assert "run the role with awx_kit_update_secrets=true" in " ".join(run.stdout.split()), run.stdout
+    assert team.run(awx_kit_update_secrets=True).returncode == 0
+    assert "third = autosnap@pve!awx=3" in team.api.secrets[number]["tokens"]
+
+
+@pytest.mark.thorough
+def test_another_template_that_verifies_is_another_step(team: Team) -> None:
+    workflow = team.kit["awx_kit_workflow"]
+    for verify, step in (("", "verify"), ("Patch servers", "verify_own"), ("", "verify")):
+        run = team.run(awx_kit_workflow={**workflow, "verify_template": verify})
+        assert run.returncode == 0, run.stdout
+        assert sorted(named(team.api, "workflow_job_template_nodes")) == sorted(["patch", "snapshot", step])
+
+
+@pytest.mark.thorough
+def test_what_awx_refuses_is_shown(team: Team) -> None:
+    configuration = team.kit["awx_kit_notifications"][0]["configuration"]
+    headers = configuration.pop("headers")
+    run = team.run()
+    assert run.returncode == 2 and "headers: it is missing" in run.stdout and "hook-password" not in run.stdout
     assert not list(named(team.api, "notification_templates"))
-    team.kit["awx_kit_notifications"] = []
+    configuration["headers"] = headers
+    team.kit["awx_kit_schedules"][0]["rrule"] = "DTSTART;TZID=Europe/Nowhere:20260101T021500 RRULE:FREQ=DAILY;INTERVAL=1"
     run = team.run()
     assert run.returncode == 2 and "TZID Europe/Nowhere is no time zone" in run.stdout
+    # A credential type that others use stays, and it is said why.
+    kind = next(item for item in team.api.objects["credential_types"].values())
+    team.api.create("credentials", {"name": "Other", "organization": 1, "credential_type": kind["id"], "inputs": {}})
+    run = team.run(awx_kit_state="absent")
+    assert run.returncode == 2 and "All is removed but the credential type" in " ".join(run.stdout.split())
+    assert list(named(team.api, "credentials")) == ["Other"]
+
+
+def test_unknown_variables_are_refused(team: Team) -> None:
+    run = team.run(awx_kit_clusterz=[])
+    assert run.returncode == 2 and "awx_kit_clusterz means nothing here" in run.stdout
 
 
 def test_wrong_variables_touch_nothing(team: Team) -> None:
     run = team.run(awx_kit_project={})
     assert run.returncode == 2 and team.api.writes == []
-    assert "'awx_kit_project': it has neither scm_url nor local_path" in run.stdout
+    assert "'awx_kit_project': give either scm_url or local_path" in run.stdout
 
 
 def test_without_the_collection_one_sentence(team: Team) -> None:
@@ -143,3 +182,5 @@ def test_the_same_as_data(team: Team) -> None:
     restored = json.loads(json.dumps(written).replace("{  {", "{{"))
     assert restored == defined(team.kit)
     assert recap(team.run(awx_kit_data_file=str(file)))["changed"] == 0
+    assert team.run(awx_kit_data_file=str(file), awx_kit_state="absent").returncode == 0
+    assert {item["state"] for items in yaml.safe_load(file.read_text()).values() for item in items} == {"absent"}

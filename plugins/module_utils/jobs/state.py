@@ -54,9 +54,13 @@ class Claims:
         self._lock = threading.Lock()
         # Closing any descriptor of a file would give all its locks back, so each is opened once.
         self._files: List[int] = []
-        for host in sorted(set(hosts)):
-            path = os.path.join(directory, "{0}-{1}.lock".format(key, _hash(host)))
-            self._files.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        try:
+            for host in sorted(set(hosts)):
+                path = os.path.join(directory, "{0}-{1}.lock".format(key, _hash(host)))
+                self._files.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError:
+            self.close()
+            raise
 
     def take(self, vmid: int) -> bool:
         """Claim a guest; False while another run has it. OSError where the file system has no locks."""
