@@ -24,7 +24,6 @@ NOTIFY_ON = ("started", "success", "error")
 VARIABLE_OPTIONS = {"autosnap_guests": "guests", "autosnap_label": "label", "autosnap_retention": "retention"}
 SECRET_VARIABLES = ("autosnap_api_password", "autosnap_api_otp", "autosnap_api_token_secret", "autosnap_api_token")
 TOKENS = "AUTOSNAP_TOKENS_FILE"
-# AWX gives a job no answer to a question that a schedule or a workflow leaves open, even where the question has a default.
 _HOST = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
 _TOKEN = re.compile(r"\A[^!@\s]+@[^!@\s]+![^=\s]+=\S+\Z")
 _RRULE = re.compile(r"\ADTSTART(;TZID=[\w/+-]+:\d{8}T\d{6}|:\d{8}T\d{6}Z) RRULE:\S+\Z")
