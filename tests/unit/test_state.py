@@ -9,7 +9,8 @@ import errno
 import fcntl
 import os
 import pathlib
-import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -115,20 +116,35 @@ def test_a_record_of_a_cluster_with_the_same_nodes_is_left_alone(tmp_path: pathl
     assert state(tmp_path, ("b:8006",)).unfinished(FakeTasks({})) == []
 
 
+OTHER_RUN = """
+import sys
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs.state import Claims, cluster_key
+claims = Claims(sys.argv[1], cluster_key(["n1", "n2"]), sys.argv[2].split(","))
+print(claims.take(int(sys.argv[3])), flush=True)
+sys.stdin.read()
+"""
+
+
+class Elsewhere:
+    """Another process, a run with these API hosts, that tries to claim a guest; ``with`` it, it keeps what it got."""
+
+    def __init__(self, directory: pathlib.Path, hosts: tuple[str, ...], vmid: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", OTHER_RUN, str(directory), ",".join(hosts), str(vmid)], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.claimed = self._process.stdout.readline() == "True\n"
+
+    def __enter__(self) -> Elsewhere:
+        return self
+
+    def __exit__(self, *_unused: object) -> None:
+        self._process.communicate()
+
+
 def claimed_elsewhere(directory: pathlib.Path, hosts: tuple[str, ...], vmid: int) -> bool:
-    """Whether another process, a run with these API hosts, can claim a guest now; it gives it back at its end."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        other = state(directory, hosts)
-        other.begin("snap", planned(vmid))
-        os.write(writer, b"%d" % other.take(vmid))
-        os._exit(0)
-    os.waitpid(child, 0)
-    found = os.read(reader, 1)
-    os.close(reader)
-    os.close(writer)
-    return found == b"1"
+    with Elsewhere(directory, hosts, vmid) as other:
+        return other.claimed
 
 
 def test_a_claim_holds_against_runs_with_an_api_host_in_common_and_no_others(tmp_path: pathlib.Path) -> None:
@@ -147,17 +163,8 @@ def test_a_claim_holds_against_runs_with_an_api_host_in_common_and_no_others(tmp
 def test_a_claim_that_was_not_had_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
     first = state(tmp_path, ("a:8006", "b:8006"))
     first.begin("snap", planned(100))
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        other = state(tmp_path, ("b:8006",))
-        other.begin("snap", planned(100))
-        os.write(writer, b"%d" % other.take(100))
-        signal.pause()
-    assert os.read(reader, 1) == b"1"
-    assert not first.take(100)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    with Elsewhere(tmp_path, ("b:8006",), 100) as other:
+        assert other.claimed and not first.take(100)
     assert claimed_elsewhere(tmp_path, ("a:8006",), 100)
 
 
