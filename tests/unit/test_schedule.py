@@ -321,7 +321,7 @@ def test_services_are_told_what_the_job_says_or_its_last_words(monkeypatch: pyte
     request = notify.services(settings, told)["ntfy"]
     assert list(notify.services(settings, told)) == ["ntfy"]
     assert (request["url"], request["body"]["topic"]) == ("https://ntfy.example.com", "topic")
-    assert request["body"]["message"].startswith("the run: failed (exit-code: no credential)")
+    assert request["body"]["message"].startswith("the run: exit-code (no credential)")
     guest = {"vmid": 7, "name": "web", "node": "n", "status": "failed", "reason": "full", "red": True, "errors": []}
     said = digest({"failed": True, "guests": [guest]}, "snap", "d", "c")
     (tmp_path / "d.json").write_text(json.dumps(said))
