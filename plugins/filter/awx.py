@@ -22,10 +22,13 @@ TEMPLATES = {
     "health": "fails where a guest has not the snapshots that it should have"}
 NOTIFY_ON = ("started", "success", "error")
 VARIABLE_OPTIONS = {"autosnap_guests": "guests", "autosnap_label": "label", "autosnap_retention": "retention"}
+SET_INSTEAD = {
+    "autosnap_hosts": "the templates set it; name the clusters in awx_kit_clusters, and set a limit in awx_kit_schedules",
+    "autosnap_keep": "the templates ask for autosnap_retention in its place; write last=7 for keep 7 in awx_kit_retention"}
 SECRET_VARIABLES = ("autosnap_api_password", "autosnap_api_otp", "autosnap_api_token_secret", "autosnap_api_token")
 TOKENS = "AUTOSNAP_TOKENS_FILE"
 _HOST = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
-_TOKEN = re.compile(r"\A[^!@\s]+@[^!@\s]+![^=\s]+=\S+\Z")
+_GUEST_ID = re.compile(r"\A[1-9][0-9]*\Z")
 _RRULE = re.compile(r"\ADTSTART(;TZID=[\w/+-]+:\d{8}T\d{6}|:\d{8}T\d{6}Z) RRULE:\S+\Z")
 
 
@@ -108,7 +111,7 @@ def _check_credential(settings: Mapping[str, Any]) -> None:
         raise _wrong("credential", "the tokens are of {0}, the clusters are {1}; write one token for each cluster".format(
             ", ".join(sorted(tokens)), ", ".join(clusters)))
     for name, token in tokens.items():
-        if not isinstance(token, str) or not _TOKEN.match(token):
+        if not arguments.is_token(token):
             raise _wrong("credential", "the token of '{0}' is not written as USER@REALM!ID=SECRET".format(name))
 
 
@@ -119,11 +122,13 @@ def _check_twice(option: str, names: List[str]) -> None:
 
 
 def _check_variables(option: str, given: Mapping[str, Any]) -> None:
-    """Names that mean nothing, secrets in the open, and what a question asks for and would win over."""
+    """Names that mean nothing, secrets in the open, and what the templates set or ask for and would win over."""
     for name in given:
-        if name in VARIABLE_OPTIONS or name in ("autosnap_hosts", "autosnap_keep", "autosnap_dry_run", "autosnap_fail_on_status"):
+        if name in VARIABLE_OPTIONS or name in ("autosnap_dry_run", "autosnap_fail_on_status"):
             raise _wrong(option, "'{0}' is asked for by the templates, and the answer wins; set it in awx_kit_schedules, with a "
                                  "limit where it is for one cluster".format(name))
+        if name in SET_INSTEAD:
+            raise _wrong(option, "'{0}' has no place here: {1}".format(name, SET_INSTEAD[name]))
         if name in SECRET_VARIABLES:
             raise _wrong(option, "'{0}' is a secret, and AWX shows variables; put it into awx_kit_credential".format(name))
     unknown = unknown_variables([name for name in given if name.startswith("autosnap_")], "snap")
@@ -142,7 +147,7 @@ def _check_answer(option: str, question: Mapping[str, Any], answer: Any) -> None
     if not isinstance(answer, str) or not 1 <= len(answer) <= question["max"] or answer.startswith("["):
         raise _wrong(option, "'{0}': {1!r} is no text of 1 to {2} characters".format(variable, answer, question["max"]))
     kind = yaml.SafeLoader("").resolve(yaml.ScalarNode, answer, (True, False)).rpartition(":")[2]
-    if kind != "str" and not (variable == "autosnap_guests" and kind == "int" and answer == str(int(answer, 0))):
+    if kind != "str" and not (variable == "autosnap_guests" and kind == "int" and _GUEST_ID.match(answer)):
         # The file of variables says !unsafe '*', and ansible-core asks again what the text means.
         raise _wrong(option, "'{0}': {1!r} does not reach a job of AWX as this text; choose another".format(variable, answer))
     if variable == "autosnap_label" and not NAME_CHARACTERS.match(answer):
@@ -411,7 +416,7 @@ def cluster_token(text: str, host: str) -> str:
         name, equals, token = (part.strip() for part in line.partition("="))
         if not line.strip():
             continue
-        if not equals or not _TOKEN.match(token) or name in found:
+        if not equals or not arguments.is_token(token) or name in found:
             raise AnsibleFilterError(
                 "line {0} of the field 'Tokens of several clusters' in the credential is not HOST = USER@REALM!ID=SECRET, or the "
                 "second of its host; correct it there".format(number))

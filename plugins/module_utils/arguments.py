@@ -403,9 +403,14 @@ def _secret_file(option: str, path: str) -> str:
     return text
 
 
+def is_token(value: object) -> bool:
+    """Whether a value is a token with its secret, USER@REALM!TOKENID=SECRET."""
+    return isinstance(value, str) and bool(_HEADER.match(value) and _TOKEN.match(value))
+
+
 def _whole_token(text: str) -> Credentials:
-    match = _TOKEN.match(text) if _HEADER.match(text) else None
-    if not match:
+    match = _TOKEN.match(text)
+    if not match or not is_token(text):
         raise InputError("api_token", "the value is not of the form USER@REALM!TOKENID=SECRET")
     return Credentials(match.group(1), token_id=match.group(2), token_secret=match.group(3))
 

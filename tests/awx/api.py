@@ -227,8 +227,7 @@ class Api:
         elif kind == "job_templates":
             wrong = contract.job_template(body, self.playbooks)
         elif kind == "notification_templates":
-            given = {**body["notification_configuration"]}
-            wrong = contract.notification(body["notification_type"], given, body.get("messages"))
+            wrong = contract.notification(body["notification_type"], body["notification_configuration"], body.get("messages"))
         elif kind in ("schedules", "workflow_job_template_nodes"):
             wrong = contract.rrule(body["rrule"]) if kind == "schedules" else []
             spec = self.surveys.get(body["unified_job_template"], {})
