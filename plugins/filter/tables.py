@@ -28,7 +28,8 @@ FORMATS = ("text", "unicode", "unicode_alt", "markdown", "html", "json", "jsonpr
 _TABULATE = {
     "text": "outline", "unicode": "rounded_outline", "unicode_alt": "heavy_outline", "markdown": "github", "html": "unsafehtml",
 }
-_SPECS = {"snap": arguments.SNAP, "clean": arguments.CLEAN, "status": arguments.INFO, "report": arguments.INFO}
+_SPECS = {
+    "snap": arguments.SNAP, "clean": arguments.CLEAN, "status": arguments.INFO, "report": arguments.INFO, "agent": arguments.AGENT}
 _URL: Dict[str, Any] = {"type": "str", "required": True, "no_log": True}
 _URL_AND_TOKEN: Dict[str, Any] = {"type": "dict", "options": {"url": _URL, "token": {"type": "str", "no_log": True}}}
 _NOTIFY: Dict[str, Any] = {
@@ -74,6 +75,7 @@ _TABLE: Dict[str, Dict[str, Any]] = {"output": {"type": "str", "choices": list(F
 _PLAYBOOK_ONLY: Dict[str, Dict[str, Dict[str, Any]]] = {
     "snap": {**_EVERYWHERE, "dry_run": {"type": "bool"}},
     "clean": {**_EVERYWHERE, "dry_run": {"type": "bool"}},
+    "agent": {"hosts": {"type": "str"}, "dry_run": {"type": "bool"}},
     "status": {**_EVERYWHERE, **_TABLE},
     "report": {
         **_EVERYWHERE, **_TABLE,
@@ -180,13 +182,29 @@ def run_table(result: Mapping[str, Any], output: str = "text") -> str:
     guests = result.get("guests") or []
     rows = [
         [
-            str(guest["vmid"]), guest["name"], guest["node"], guest["status"], guest["snapshot"],
+            str(guest["vmid"]), guest["name"], guest["node"], guest["status"], guest["snapshot"], guest["consistency"],
             "\n".join(guest["pruned"]) if output in ("text", "unicode", "unicode_alt") else ", ".join(guest["pruned"]),
-            _wrapped("; ".join(text for text in [guest["reason"], *guest["errors"], *guest["warnings"]] if text), output),
+            _wrapped(_remark(guest), output),
         ]
         for guest in guests
     ]
-    return _table(rows, ["VMID", "GUEST", "NODE", "STATUS", "CREATED", "PRUNED", "REMARK"], output)
+    return _table(rows, ["VMID", "GUEST", "NODE", "STATUS", "CREATED", "CONSISTENCY", "PRUNED", "REMARK"], output)
+
+
+def agent_table(result: Mapping[str, Any], output: str = "text") -> str:
+    """The VMs of an C(autosnap_agent) result, one row each."""
+    ready(output)
+    rows = [
+        [str(guest["vmid"]), guest["name"], guest["node"], "running" if guest["running"] else "", guest["status"],
+         _wrapped(guest["reason"], output)]
+        for guest in result.get("guests") or []]
+    return _table(rows, ["VMID", "GUEST", "NODE", "", "AGENT", "REMARK"], output)
+
+
+def _remark(guest: Mapping[str, Any]) -> str:
+    text = "; ".join(text for text in [guest["reason"], *guest["errors"], *guest["warnings"]] if text)
+    why = guest["consistency_reason"]
+    return text if why in text else "; ".join(part for part in (text, why) if part)
 
 
 def _wrapped(text: str, output: str) -> str:
@@ -239,6 +257,7 @@ class FilterModule:
             "ready": ready,
             "status_table": status_table,
             "run_table": run_table,
+            "agent_table": agent_table,
             "reasons_table": reasons_table,
             "storage_table": storage_table,
         }

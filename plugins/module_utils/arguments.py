@@ -166,6 +166,16 @@ SNAP_ONLY = ArgumentSpec(
         "min_interval": {"type": "str", "default": "0"},
         "made_by": {"type": "dict"},
         "on_storage_full": {"type": "str", "choices": ["skip", "prune_first", "fail"], "default": "skip"},
+        "require_frozen": {"type": "str", "choices": ["never", "skip", "fail"], "default": "never"},
+        "guest_commands": {
+            "type": "dict",
+            "options": {
+                "pre": {"type": "list", "elements": "str"},
+                "post": {"type": "list", "elements": "str"},
+                "timeout": {"type": "str", "default": "1m"},
+                "on_error": {"type": "str", "choices": ["skip", "fail", "continue"], "default": "skip"},
+            },
+        },
     }
 )
 LABELS = {"type": "list", "elements": "str"}
@@ -197,6 +207,7 @@ HEALTH = ArgumentSpec(
         "fail_on_status": {"type": "str", "choices": ["never", "warning", "critical"], "default": "never"},
     }
 )
+AGENT = CONNECTION.merge(SELECTION, ArgumentSpec({"enable": {"type": "bool", "default": False}}))
 INFO = CONNECTION.merge(SELECTION, EXPECT_GUESTS, RECOGNITION, RETENTION, STORAGE_LIMITS, HEALTH)
 
 
@@ -253,6 +264,19 @@ class RunLimits:
 
 
 @dataclass(frozen=True)
+class GuestCommands:
+    """Programs with their arguments, run in each VM before and after its snapshot; empty where there is none.
+
+    ``timeout`` in seconds for each, ``on_error`` is ``skip``, ``fail`` or ``continue``.
+    """
+
+    pre: Tuple[str, ...]
+    post: Tuple[str, ...]
+    timeout: float
+    on_error: str
+
+
+@dataclass(frozen=True)
 class SnapSettings:
     """Everything that a snapshot run wants to know."""
 
@@ -266,6 +290,8 @@ class SnapSettings:
     min_interval: int
     guard: Limits
     on_storage_full: str
+    require_frozen: str
+    guest_commands: Optional[GuestCommands]
 
 
 @dataclass(frozen=True)
@@ -291,6 +317,14 @@ class InfoSettings:
     max_foreign_age: int
     guard: Limits
     fail_on_status: str
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """Whose agent options to look at, and whether to switch them on."""
+
+    target: Target
+    enable: bool
 
 
 def duration(option: str, value: Any) -> int:
@@ -452,7 +486,24 @@ def snap(params: Mapping[str, Any]) -> SnapSettings:
         min_interval=duration("min_interval", params["min_interval"]),
         guard=_guard(params),
         on_storage_full=params["on_storage_full"],
+        require_frozen=params["require_frozen"],
+        guest_commands=_guest_commands(params["guest_commands"]),
     )
+
+
+def _guest_commands(given: Optional[Mapping[str, Any]]) -> Optional[GuestCommands]:
+    if given is None:
+        return None
+    commands = {phase: tuple(given.get(phase) or ()) for phase in ("pre", "post")}
+    if not any(commands.values()):
+        raise InputError("guest_commands", "it has neither pre nor post; write the program and its arguments as a list, such "
+                                           "as pre: [/usr/local/bin/flush, --all]")
+    for phase, command in commands.items():
+        if command and not command[0].strip():
+            raise InputError("guest_commands", "{0} begins with an empty text; its first element is the program".format(phase))
+    seconds = duration("guest_commands", given.get("timeout") or "1m")
+    return GuestCommands(
+        commands["pre"], commands["post"], float(_at_least_one("guest_commands", seconds)), given.get("on_error") or "skip")
 
 
 def clean(params: Mapping[str, Any]) -> CleanSettings:
@@ -483,6 +534,12 @@ def info(params: Mapping[str, Any]) -> InfoSettings:
         guard=_guard(params),
         fail_on_status=params["fail_on_status"],
     )
+
+
+def agent(params: Mapping[str, Any]) -> AgentSettings:
+    """The settings of an agent run; it looks at no snapshot."""
+    defaults = {name: option.get("default") for name, option in RECOGNITION.options.items()}
+    return AgentSettings(_target({**defaults, **params}), params["enable"])
 
 
 def _expectation(given: Mapping[str, Any]) -> health.Expectation:

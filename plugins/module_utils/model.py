@@ -65,7 +65,11 @@ class Disk:
 
 @dataclass(frozen=True)
 class GuestConfig:
-    """What a run needs of a guest's config."""
+    """What a run needs of a guest's config, as it is in force now.
+
+    ``freeze`` is False where snapshots are told not to freeze, ``freeze_on_backup`` False where that is said of backups,
+    which versions of Proxmox VE understand differently (api-facts 2.7).
+    """
 
     name: Optional[str]
     template: bool
@@ -74,6 +78,21 @@ class GuestConfig:
     agent: bool
     disks: Tuple[Disk, ...]
     vmstate_storage: Optional[str] = None
+    freeze: bool = True
+    freeze_on_backup: bool = True
+
+
+@dataclass(frozen=True)
+class AgentOption:
+    """A VM's ``agent`` option as its next start will find it, and the same switched on.
+
+    ``digest`` is that of the config it was read from.
+    """
+
+    text: str = ""
+    enabled: bool = False
+    switched_on: str = ""
+    digest: str = ""
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,14 @@ guests:
       description: Name of the snapshot made.
       type: str
       returned: always
+    consistency:
+      description: Always empty here; see RV(pve.autosnap.autosnap_snap#module:guests[].consistency).
+      type: str
+      returned: always
+    consistency_reason:
+      description: Always empty here.
+      type: str
+      returned: always
     pruned:
       description: Names of the snapshots deleted.
       type: list
@@ -200,6 +208,8 @@ guests:
       status: pruned
       reason: ''
       snapshot: ''
+      consistency: ''
+      consistency_reason: ''
       pruned:
         - autodaily261121004256
         - autodaily261122004256
@@ -361,6 +371,12 @@ unfinished:
       result: OK
 hooks:
   description: The calls of the hook with exit code and output, or in check mode those that there would be.
+  returned: when the cluster could be read
+  type: list
+  elements: dict
+  sample: []
+guest_commands:
+  description: Always empty here; see RV(pve.autosnap.autosnap_snap#module:guest_commands).
   returned: when the cluster could be read
   type: list
   elements: dict

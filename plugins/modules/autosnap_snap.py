@@ -76,6 +76,49 @@ options:
     type: str
     choices: [skip, prune_first, fail]
     default: skip
+  require_frozen:
+    description:
+      - What to do with a running VM whose file systems would not be frozen for its snapshot.
+      - V(skip) and V(fail) take no snapshot of it where that is known before, since the agent is not enabled, told not to freeze,
+        or does not answer. They differ in the guest's status only; either makes the run red.
+      - Where it shows only after the snapshot, the guest is V(created) and red, and nothing is pruned that would stay without it.
+      - Containers, stopped VMs and snapshots with RAM need no freeze.
+      - Asking the agents takes one call each, also in check mode, and needs C(VM.GuestAgent.Audit), before Proxmox VE 9
+        C(VM.Monitor).
+    type: str
+    choices: [never, skip, fail]
+    default: never
+  guest_commands:
+    description:
+      - Programs to run in each running VM, by its guest agent, around its snapshot. Containers and stopped VMs have none.
+      - Needs C(VM.GuestAgent.Unrestricted), before Proxmox VE 9 C(VM.Monitor). With it the token is root in every guest that
+        it is granted on; a hook of the agent in the guest needs no privilege.
+      - They are in the clear in logs and results. Put secrets into files in the guest.
+    type: dict
+    suboptions:
+      pre:
+        description:
+          - The program, with its full path, and its arguments. There is no shell unless it is the program.
+          - It runs right before the snapshot. Where it fails, there is no snapshot, unless O(guest_commands.on_error=continue).
+        type: list
+        elements: str
+      post:
+        description:
+          - The same for after the snapshot. It is started whatever became of O(guest_commands.pre) and the snapshot, also when the
+            run is told to end, and may be started twice where an answer was lost.
+        type: list
+        elements: str
+      timeout:
+        description: How long each may take. One that takes longer has failed; it goes on in the guest.
+        type: str
+        default: 1m
+      on_error:
+        description:
+          - What becomes of a guest whose command fails. V(skip) and V(fail) are its status, and red. V(continue) only warns.
+          - Where O(guest_commands.post) fails, the snapshot stays, and the guest is red unless this is V(continue).
+        type: str
+        choices: [skip, fail, continue]
+        default: skip
 seealso:
   - module: pve.autosnap.autosnap_clean
   - module: pve.autosnap.autosnap_info
@@ -161,6 +204,27 @@ EXAMPLES = r"""
     hook: /usr/local/bin/autosnap-hook
     on_hook_failure: skip_guest
 
+- name: Only snapshots of running VMs whose file systems were frozen, after a program in each of them
+  pve.autosnap.autosnap_snap:
+    api_host: pve1.example.com
+    api_token_file: /etc/autosnap/token
+    guests: "@tag-database"
+    label: daily
+    keep: 7
+    require_frozen: skip
+    guest_commands:
+      pre: [/usr/local/bin/quiesce, --timeout, "30"]
+      post: [/usr/local/bin/resume]
+      timeout: 45s
+  register: run
+
+- name: Show which were not
+  ansible.builtin.debug:
+    msg: "{{ item.vmid }} {{ item.name }}: {{ item.consistency_reason }}"
+  loop: "{{ run.guests | selectattr('consistency', 'equalto', 'not_frozen') }}"
+  loop_control:
+    label: "{{ item.vmid }}"
+
 - name: Show what the next run would do, and why
   pve.autosnap.autosnap_snap:
     api_host: pve1.example.com
@@ -219,6 +283,19 @@ guests:
       returned: always
     snapshot:
       description: Name of the snapshot made.
+      type: str
+      returned: always
+    consistency:
+      description:
+        - What the guest was doing when the disks were cut. V(frozen), its file systems were frozen by the agent; V(not_frozen), as
+          in a power failure; V(memory), its RAM was saved; V(stopped), it was not running; V(container), Proxmox VE froze its
+          processes; V(unknown), the task's log does not tell.
+        - Empty where no snapshot was made, and in check mode where only the log will tell.
+        - Before Proxmox VE 9.1 the log does not tell when the agent itself refused to freeze, as when its hook failed.
+      type: str
+      returned: always
+    consistency_reason:
+      description: Why it is V(not_frozen) or V(unknown), in the words of Proxmox VE where there are any.
       type: str
       returned: always
     pruned:
@@ -286,6 +363,8 @@ guests:
       status: created
       reason: ''
       snapshot: autodaily261123004257
+      consistency: frozen
+      consistency_reason: ''
       pruned:
         - autodaily261120004256
       repaired: []
@@ -305,6 +384,8 @@ guests:
       status: skipped
       reason: storage 'full' would be 97.0 % full, max_storage_percent is 95
       snapshot: ''
+      consistency: ''
+      consistency_reason: ''
       pruned:
         - autodaily261118004256
         - autodaily261119004256
@@ -514,6 +595,43 @@ hooks:
         AUTOSNAP_HOST=127.0.0.1:43875
 
         AUTOSNAP_NODE='
+guest_commands:
+  description: The commands in guests with exit code and output, or in check mode those that there would be.
+  returned: when the cluster could be read
+  type: list
+  elements: dict
+  contains:
+    vmid:
+      description: Id of the guest.
+      type: int
+      returned: always
+    phase:
+      description: V(pre) or V(post).
+      type: str
+      returned: always
+    rc:
+      description: Exit code, V(null) where there is none.
+      type: int
+      returned: unless in check mode
+    output:
+      description: The first 1,024 characters of its output, then of its errors; 64 KiB for all guests together.
+      type: str
+      returned: unless in check mode
+    duration:
+      description: Seconds that it took.
+      type: float
+      returned: unless in check mode
+    problem:
+      description: What went wrong, or empty.
+      type: str
+      returned: unless in check mode
+  sample:
+    - vmid: 100
+      phase: pre
+      rc: 0
+      output: flushed
+      duration: 0.4
+      problem: ''
 api_calls:
   description: Number of API calls sent.
   returned: when the cluster could be read

@@ -75,6 +75,8 @@ class SimulatedPve(FakePve):
         self.task_errors: dict[tuple[int, str], list[str]] = {}
         self.half_deletes: set[int] = set()
         self.half_delete_text = ""
+        self.freeze_errors: dict[int, str] = {}
+        self.thaw_errors: dict[int, str] = {}
         self.nameless_nodes: set[str] = set()
         self.stale_seconds = 0.0
         self.half_tickets: dict[str, str] = {}
@@ -425,14 +427,29 @@ class SimulatedPve(FakePve):
         return {"hasFeature": 1 if all(kind in snapshot_types for kind in types) else 0}
 
     async def _config_get(self, request: web.Request) -> web.Response:
-        """``snapshot=`` gives the config of that time (91); the lock shows (56)."""
+        """``snapshot=`` gives the config of that time (91); the lock shows (56); without ``current=1`` it is the pending one."""
         vm = self._vm(request, "VM.Audit")
         name = request.query.get("snapshot")
         if name:
             if name not in vm.snapshots:
                 raise PveError(500, "snapshot '{0}' does not exist".format(name))
             return ok(dict(vm.snapshots[name], digest=vm.digest()))
-        return await super()._config_get(request)  # type: ignore[no-any-return]
+        answer = await super()._config_get(request)
+        if request.query.get("current") == "1":
+            return answer  # type: ignore[no-any-return]
+        pending = {key: value for key, value in vm.pending.items() if value is not None}
+        return ok({key: value for key, value in {**_data(answer), **pending}.items() if vm.pending.get(key, "") is not None})
+
+    async def _apply_config(self, vm: Any, user: str, p: dict[str, Any]) -> None:
+        """A running VM's agent is switched on and off by its next start (qemu-server, vmconfig_update_agent)."""
+        before = vm.config.get("agent")
+        await super()._apply_config(vm, user, p)
+        after = vm.config.get("agent")
+        if vm.status == "running" and _agent_enabled(before) != _agent_enabled(after):
+            vm.pending["agent"] = after
+            vm.config.pop("agent")
+            if before is not None:
+                vm.config["agent"] = before
 
     async def _qm_snapshot_config_get(self, v: dict[str, Any], user: str) -> dict[str, Any]:
         """No digest (89)."""
@@ -537,8 +554,9 @@ class SimulatedPve(FakePve):
         forced = wanted.pop(0) if wanted else None
         first = list(log)
         if ttype == "qmsnapshot" and vm is not None and forced is None:
-            first = ["snapshotting 'drive-{0}' ({1})".format(disk, str(vm.config[disk]).split(",", 1)[0])
-                     for disk in _disks(vm) if self._qm_can_snapshot(vm.config) and not vm.template and not vm.lock]
+            before, after = self._freeze_lines(vm)
+            disks = ["snapshotting 'drive-{0}' ({1})".format(disk, str(vm.config[disk]).split(",", 1)[0]) for disk in _disks(vm)]
+            first = [*before, *disks, *after] if self._qm_can_snapshot(vm.config) and not vm.template and not vm.lock else []
 
         ended = asyncio.Event()
 
@@ -562,6 +580,31 @@ class SimulatedPve(FakePve):
         else:
             asyncio.ensure_future(self._finish_later(record, ended))
         return str(upid)
+
+    def _freeze_lines(self, vm: Any) -> tuple[list[str], list[str]]:
+        """What the log of a snapshot says of RAM and freeze before and after the disks (api-facts 2.7, qemu-server)."""
+        agent = str(vm.config.get("agent") or "")
+        if vm.status != "running":
+            return [], []
+        if vm.vmstate_wanted:
+            return ["saving VM state and RAM using storage 'local'", "completed saving the VM state in 1s, saved 90.00 MiB"], []
+        old = self.version.startswith(("7.", "8."))
+        failed = self.freeze_errors.get(vm.vmid)
+        lines = []
+        if old and _agent_enabled(agent) and vm.agent is None:
+            lines = ["QEMU Guest Agent is not running - VM {0} qmp command 'guest-ping' failed - got timeout".format(vm.vmid)]
+        elif old and failed:
+            lines = ["guest-fsfreeze-freeze problems - " + failed]
+        elif not old and (not _agent_enabled(agent) or re.search("(freeze-fs|guest-fsfreeze|freeze-fs-on-backup)=0", agent)):
+            lines = ["skipping guest filesystem freeze - disabled in VM options"]
+        elif not old and vm.agent is None:
+            lines = ["skipping guest filesystem freeze - agent configured but not running?"]
+        elif not old and vm.agent_frozen:
+            lines = ["skipping guest filesystem freeze - already frozen"]
+        elif failed:
+            lines = ["unable to freeze guest fs - " + failed]
+        thaw = self.thaw_errors.get(vm.vmid)
+        return lines, ["guest-fsfreeze-thaw problems - " + thaw] if thaw else []
 
     def _count(self, node: str, by: int) -> None:
         self.running_now += by
@@ -633,6 +676,9 @@ class SimulatedPve(FakePve):
         """Snapshot calls make no check of quorum; their tasks fail."""
 
     async def _qm_snapshot(self, v: dict[str, Any], user: str) -> str:
+        vm = self.guest(int(v["vmid"]))
+        if vm is not None:
+            vm.vmstate_wanted = bool(v.get("vmstate"))
         return await self._with_quorum(super()._qm_snapshot, "qemu-server", "qmsnapshot", v, user)
 
     async def _lxc_snapshot(self, user: str, v: dict[str, Any]) -> str:
@@ -728,6 +774,10 @@ def _disks(guest: Any) -> list[str]:
         return [key for key, _mount in guest.volumes()]
     return [key for key in sorted(guest.config)
             if re.match(r"(scsi|virtio|ide|sata)\d+\Z", key) and "media=cdrom" not in str(guest.config[key])]
+
+
+def _agent_enabled(text: Any) -> bool:
+    return bool(re.match("(enabled=)?1(,|$)|.*,enabled=1", str(text or "")))
 
 
 def _image(fake: SimulatedPve, guest: Any) -> str:

@@ -113,8 +113,12 @@ def _guest(pve: SimulatedPve, guest: dict[str, Any], now: int) -> None:
         if guest.get("template"):
             made.config["template"] = 1
         if guest.get("agent"):
-            made.agent = {}
-            made.config["agent"] = "1"
+            made.agent = {} if guest.get("agent_answers", True) else None
+            made.config["agent"] = "1" if guest["agent"] is True else str(guest["agent"])
+        if guest.get("freeze_error"):
+            pve.freeze_errors[vmid] = guest["freeze_error"]
+        if guest.get("thaw_error"):
+            pve.thaw_errors[vmid] = guest["thaw_error"]
     if guest.get("lock"):
         pve.set_lock(made, guest["lock"])
     for operation in ("create", "delete"):

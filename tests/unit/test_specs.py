@@ -16,9 +16,9 @@ from ansible_collections.pve.autosnap.plugins.module_utils import arguments
 
 ROOT = pathlib.Path(tables.__file__).parents[2]
 BOOKS = {"snap": ("autosnap_snap", arguments.SNAP), "clean": ("autosnap_clean", arguments.CLEAN),
-         "status": ("autosnap_info", arguments.INFO)}
+         "status": ("autosnap_info", arguments.INFO), "agent": ("autosnap_agent", arguments.AGENT)}
 # Where a playbook calls its module.
-CALLS = {"snap": "snap.yml", "clean": "clean.yml", "status": "tasks/list.yml"}
+CALLS = {"snap": "snap.yml", "clean": "clean.yml", "status": "tasks/list.yml", "agent": "agent.yml"}
 
 
 def tasks(node: Any) -> list[dict[str, Any]]:

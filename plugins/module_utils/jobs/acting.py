@@ -14,12 +14,13 @@ from typing import Any, Callable, Dict, Generator, List, Optional, Sequence, Tup
 
 from ..arguments import RunLimits
 from ..model import LXC, Guest, Snapshot
-from ..policy import storage_guard
+from ..policy import consistency, storage_guard
 from ..policy.retention import believable
 from ..pve import errors
 from ..pve.cluster import Cluster, Resources
 from ..pve.session import Session
 from ..pve.tasks import Done, Tasks, TaskTimeout
+from .guest_commands import POST, PRE, CommandRunner
 from .hooks import Event, Hooks
 from .outcome import Outcome
 from .plan import HIBERNATED, SNAPSHOT_LOCKS, GuestPlan, Retainer, broken_entry, pruned
@@ -99,6 +100,7 @@ class Crew:
     cluster: Cluster
     tasks: Tasks
     hooks: Hooks
+    commands: CommandRunner
     limits: RunLimits
     retainer: Retainer
     guard: storage_guard.Limits
@@ -152,6 +154,7 @@ class GuestRun:
         self._due: Tuple[Snapshot, ...] = ()
         self._claimed = False
         self._created: Optional[Snapshot] = None
+        self._troubles: List[str] = []
         self.outcome = Outcome(plan, warnings=list(plan.warnings))
         if plan.status:
             self.outcome.finish(plan.status, plan.reason, plan.red)
@@ -183,6 +186,7 @@ class GuestRun:
 
     def _ended(self) -> None:
         self.outcome.touch()
+        self.outcome.errors += self._troubles
         untold = self.outcome.status == "timeout" and not self._crew.heard()
         self._crew.state.ended(self.outcome, unfinished=self.outcome.unseen or untold)
         self._crew.progress.ended(
@@ -276,7 +280,10 @@ class GuestRun:
                 raise Finished("skipped", veto, red=True)
             try:
                 self._go_on()
-                done = yield from self._take(name)
+                done = yield from self._take_between_commands(name)
+            except Finished as end:
+                self._call_hook("snap-create-abort", name, error=end.reason, began=began)
+                raise
             except (errors.PveError, Dropped) as error:
                 upid = error.upid if isinstance(error, errors.PveError) else None
                 self._call_hook("snap-create-abort", name, error=str(error), upid=upid, began=began)
@@ -292,13 +299,71 @@ class GuestRun:
                 break
         self._call_hook("snap-create-post", name, upid=done.upid, began=began)
         self.outcome.snapshot = name
+        self.outcome.made_at = int(self._crew.session.clock.now())
         if done.warning:
             self.outcome.warnings.append("create {0}: {1}".format(name, done.warning))
-        self.outcome.finish("created")
+        good = self._judge_consistency(done.upid)
+        self.outcome.finish("created", "; ".join(self._troubles), red=bool(self._troubles))
+        self._troubles = []
         self._waited, self._pause = 0.0, LOCK_POLL
-        self.outcome.made_at = int(self._crew.session.clock.now())
-        self._created = Snapshot(name, self.outcome.made_at, self._crew.retainer.recognition.written)
-        return True
+        self._created = Snapshot(name, self.outcome.made_at, self._crew.retainer.recognition.written) if good else None
+        return good
+
+    def _judge_consistency(self, upid: Optional[str]) -> bool:
+        """Note how consistent the new snapshot is; False where it is not what was asked for, so that nothing may go
+        which would stay without it."""
+        found = self._plan.consistency or self._log_tells(upid)
+        self.outcome.consistency = found
+        if found.stuck:
+            self._troubles.append("the guest may still be frozen and hang, run 'qm guest cmd {0} fsfreeze-thaw' on node {1}: "
+                                  "{2}".format(self._guest.vmid, self._guest.node, found.stuck))
+        if not self._plan.must_freeze or found.proven:
+            return True
+        self._troubles.append("not known to be frozen (require_frozen): " + found.reason)
+        return False
+
+    def _log_tells(self, upid: Optional[str]) -> consistency.Consistency:
+        try:
+            log = self._crew.tasks.log(upid) if upid else ()
+        except errors.PveError as error:
+            log = (error.message,)
+        return consistency.judge(log, self._plan.state.config, self._plan.vmstate)
+
+    def _take_between_commands(self, name: str) -> Generator[object, Any, Done]:
+        """Create, between the commands in the guest: that after it follows whatever became of the others."""
+        if not self._plan.commands:
+            return (yield from self._take(name))
+        yield from self._where_it_is_now()
+        try:
+            problem = yield from self._crew.commands.run(self._guest, PRE)
+            self._go_on()
+            if problem:
+                self._command_failed(problem)
+            done = yield from self._take(name)
+        except Exception:
+            yield from self._command_after()
+            raise
+        yield from self._command_after()
+        return done
+
+    def _where_it_is_now(self) -> Generator[object, Any, None]:
+        """Commands are not followed to another node, so look before."""
+        found = self._crew.live.guest(self._guest.vmid)
+        if found is not None and found.node != self._guest.node:
+            self._move(found)
+            yield self._slot(CREATE)
+            self._go_on()
+
+    def _command_failed(self, problem: str) -> None:
+        """Finished where ``on_error`` does not go on without it."""
+        if self._crew.commands.on_error != "continue":
+            raise Finished("failed" if self._crew.commands.on_error == "fail" else "skipped", problem, red=True)
+        self.outcome.warnings.append(problem)
+
+    def _command_after(self) -> Generator[object, Any, None]:
+        problem = yield from self._crew.commands.run(self._guest, POST)
+        if problem:
+            (self.outcome.warnings if self._crew.commands.on_error == "continue" else self._troubles).append(problem)
 
     def _made_meanwhile(self) -> bool:
         """After a wait, in which another run may have taken the snapshot: whether ``min_interval`` needs none now.

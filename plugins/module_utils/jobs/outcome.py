@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from ..arguments import Target
 from ..model import Guest
+from ..policy.consistency import Consistency
 from ..pve import errors
 from .plan import GuestPlan, Plan
 from .reading import Situation
@@ -30,6 +31,7 @@ class Outcome:
     """One guest's part of the result, filled while the run goes on. Times are monotonic seconds.
 
     ``unseen`` while a write was sent whose end is not known; ``made_at`` is the ``snaptime`` of what was made, Unix seconds.
+    ``consistency`` is None where no snapshot was made, or it is not known yet.
     """
 
     plan: GuestPlan
@@ -38,6 +40,7 @@ class Outcome:
     red: bool = False
     snapshot: str = ""
     made_at: int = 0
+    consistency: Optional[Consistency] = None
     pruned: List[str] = field(default_factory=list)
     repaired: List[str] = field(default_factory=list)
     upids: List[str] = field(default_factory=list)
@@ -84,6 +87,8 @@ class Outcome:
             "red": self.red,
             "reason": self.reason if full else self.reason[:REASON_MAX],
             "snapshot": self.snapshot,
+            "consistency": self.consistency.value if self.consistency else "",
+            "consistency_reason": self._texts([self.consistency.reason], full)[0] if self.consistency else "",
             "pruned": list(self.pruned),
             "repaired": list(self.repaired),
             "upids": self.upids if full else self.upids[-UPIDS_MAX:],
@@ -130,7 +135,7 @@ def planned(plan: GuestPlan) -> Outcome:
     else:
         outcome.finish("unchanged", plan.reason)
     if plan.create and not plan.prune_first:
-        outcome.snapshot, outcome.made_at = plan.create, plan.time
+        outcome.snapshot, outcome.made_at, outcome.consistency = plan.create, plan.time, plan.consistency
     outcome.pruned = [snapshot.name for snapshot in plan.prunes]
     outcome.repaired = [snapshot.name for snapshot in plan.repairs]
     return outcome

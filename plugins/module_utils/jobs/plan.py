@@ -16,7 +16,7 @@ from typing import Any, Dict, Hashable, List, Optional, Sequence, Tuple
 
 from ..arguments import CleanSettings, RunLimits, SnapSettings
 from ..model import QEMU, Guest, Snapshot, Storage
-from ..policy import storage_guard
+from ..policy import consistency, storage_guard
 from ..policy.naming import Recognition
 from ..policy.retention import Decision, Retention, Sorted, decide, sort_snapshots
 from ..pve import errors
@@ -78,6 +78,8 @@ class GuestPlan:
     ``without_create`` is what may go if it is not (law 4). ``prune_first`` is the storage guard's
     refusal that pruning may lift. ``whole`` are the whole snapshots of the run's labels, with their label; it is None
     where they could not be read. ``label`` and ``time`` (Unix seconds) are those of the planned snapshot.
+    ``consistency`` is what the snapshot will be, where that is known before, ``must_freeze`` when one that is not frozen
+    is not what was asked for, ``commands`` when commands in the guest go with it.
     """
 
     state: GuestState
@@ -88,6 +90,9 @@ class GuestPlan:
     label: str = ""
     time: int = 0
     vmstate: bool = False
+    consistency: Optional[consistency.Consistency] = None
+    must_freeze: bool = False
+    commands: bool = False
     decisions: Tuple[Decision, ...] = ()
     without_create: Tuple[Decision, ...] = ()
     repairs: Tuple[Snapshot, ...] = ()
@@ -177,6 +182,12 @@ class _SnapPlanner:
                 base, status="failed", red=True,
                 reason="every name of the next hour is taken; use a timestamp_format with seconds")
         vmstate = _takes_ram(state, self.settings.vmstate)
+        foreseen = consistency.foreseen(state.guest.type, state.config, listed.running, vmstate)
+        must_freeze = self.settings.require_frozen != "never" and not vmstate
+        if must_freeze and (state.silence or foreseen is not None and not foreseen.proven):
+            reason = "it would not be frozen (require_frozen): " + (state.silence or (foreseen.reason if foreseen else ""))
+            return replace(
+                base, status="failed" if self.settings.require_frozen == "fail" else "skipped", reason=reason, red=True)
         verdict = storage_guard.judge(state.config, storages, vmstate, self.settings.guard, self.ledger)
         if verdict.refusal and (verdict.missing or self.settings.on_storage_full != "prune_first"):
             status = "failed" if self.settings.on_storage_full == "fail" else "skipped"
@@ -190,7 +201,9 @@ class _SnapPlanner:
         decisions = tuple(self.retainer.decide(listed.snapshots, self.situation.server_time, created))
         return replace(
             base, create=name, label=self.settings.label, time=self.now, vmstate=vmstate, reason=reason, prune_first=refusal,
-            needs=verdict.needs, decisions=decisions, warnings=_agent_warning(state, vmstate))
+            needs=verdict.needs, decisions=decisions, warnings=_agent_warning(state, vmstate), consistency=foreseen,
+            must_freeze=must_freeze,
+            commands=self.settings.guest_commands is not None and state.guest.type == QEMU and listed.running)
 
 
 def fresh_enough(settings: SnapSettings, snapshots: Sequence[Snapshot], server_time: int) -> str:

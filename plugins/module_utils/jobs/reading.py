@@ -16,6 +16,7 @@ from ..arguments import Target
 from ..model import Guest, GuestConfig, SnapshotList
 from ..policy import selection
 from ..pve import errors
+from ..pve.agent import Agent
 from ..pve.cluster import Cluster, Resources
 from ..pve.session import Session
 
@@ -26,12 +27,16 @@ _Out = TypeVar("_Out")
 
 @dataclass(frozen=True)
 class GuestState:
-    """What was read of one guest; where it could not be read there is a ``problem``, and the rest is empty."""
+    """What was read of one guest; where it could not be read there is a ``problem``, and the rest is empty.
+
+    ``silence`` is why its agent does not answer, an empty text where it does or was not asked.
+    """
 
     guest: Guest
     config: GuestConfig = GuestConfig(None, False, None, 0, False, ())
     snapshots: SnapshotList = SnapshotList((), False)
     problem: Optional[errors.PveError] = None
+    silence: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,12 @@ class Situation:
 
 
 def read_situation(
-    session: Session, cluster: Cluster, target: Target, with_config: bool = True, more_terms: Sequence[selection.Term] = ()
+    session: Session, cluster: Cluster, target: Target, with_config: bool = True, more_terms: Sequence[selection.Term] = (),
+    ask_agents: bool = False,
 ) -> Situation:
     """Read the cluster once, select, and read each selected guest (two calls each, in parallel).
+
+    With ``ask_agents``, also whether the agents that are enabled in running VMs answer (one call each).
 
     The pools of ``more_terms`` are read too; these terms select nobody.
     Raises the errors that leave nothing to work on: no host, no way in, no quorum is none of them.
@@ -79,11 +87,14 @@ def read_situation(
         for guest in chosen.undecided
     ]
     newer = _Newer(cluster)
+    agent = Agent(session)
 
     def read_at(guest: Guest) -> GuestState:
         if not with_config:
             return GuestState(guest, snapshots=cluster.snapshots(guest))
-        return GuestState(guest, configs.get(guest.vmid) or cluster.config(guest), cluster.snapshots(guest))
+        config, snapshots = configs.get(guest.vmid) or cluster.config(guest), cluster.snapshots(guest)
+        asked = ask_agents and config.agent and snapshots.running
+        return GuestState(guest, config, snapshots, silence=agent.silence(guest) if asked else "")
 
     def read(guest: Guest) -> GuestState:
         if guest.node in offline:

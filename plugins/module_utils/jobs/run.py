@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Callable, Dict, List, Mapping, Optional
 
-from ..arguments import Connection, RunLimits, Target
+from ..arguments import Connection, GuestCommands, RunLimits, Target
 from ..policy import storage_guard
 from ..pve import errors
+from ..pve.agent import Agent
 from ..pve.cluster import Cluster
 from ..pve.session import Session
 from ..pve.tasks import Tasks
 from . import outcome
 from .acting import Crew, FreshEnough, act
+from .guest_commands import CommandRunner
 from .hooks import Event, Hooks
 from .plan import Plan, Retainer
 from .progress import Progress
@@ -42,7 +44,10 @@ def connect(connection: Connection) -> Session:
 
 @dataclass(frozen=True)
 class Job:
-    """What tells one job from another. ``name`` is ``snap`` or ``clean``, as the hook phases have it."""
+    """What tells one job from another. ``name`` is ``snap`` or ``clean``, as the hook phases have it.
+
+    ``ask_agents`` where the plan depends on whether the guests' agents answer.
+    """
 
     name: str
     label: str
@@ -54,6 +59,8 @@ class Job:
     make_plan: Callable[[Situation], Plan]
     guard: storage_guard.Limits
     fresh_enough: FreshEnough
+    guest_commands: Optional[GuestCommands] = None
+    ask_agents: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ def _run(
     cluster = Cluster(session)
     tasks = Tasks(session, cluster)
     try:
-        situation = read_situation(session, cluster, job.target)
+        situation = read_situation(session, cluster, job.target, ask_agents=job.ask_agents)
     except errors.Interrupted as error:
         raise errors.Interrupted(error.message + " while the cluster was read; nothing was done") from error
     plan = job.make_plan(situation)
@@ -127,12 +134,13 @@ def _run(
     unfinished = state.unfinished(tasks)
     hooks = Hooks(
         job.limits.hook, job.limits.hook_timeout, job.label, job.keep, job.vmstate, session.host, secrets, check)
+    commands = CommandRunner(Agent(session), job.guest_commands)
     crew = Crew(
-        session, cluster, tasks, hooks, job.limits, job.retainer, job.guard, job.fresh_enough, dict(plan.promised), state,
-        Progress(job.name, job.label, session.host, len(plan.guests)), ending.reason, lambda: not ending.signal)
+        session, cluster, tasks, hooks, commands, job.limits, job.retainer, job.guard, job.fresh_enough, dict(plan.promised),
+        state, Progress(job.name, job.label, session.host, len(plan.guests)), ending.reason, lambda: not ending.signal)
     troubles: List[str] = []
     if check:
-        outcomes = _show(plan, hooks, job.name)
+        outcomes = _show(plan, crew, job.name)
     else:
         outcomes = _carry_out(plan, crew, job, troubles)
     warnings = outcome.run_warnings(outcomes, plan, situation) + _unfinished_warnings(unfinished) + troubles
@@ -140,7 +148,7 @@ def _run(
     verdict = outcome.judge(outcomes, situation, job.target, job.limits.fail_on, crew.fatal, stopped)
     extra: Dict[str, Any] = {
         "unfinished": unfinished, "api_calls": session.calls, "duration": round(time.monotonic() - began, 1),
-        "hooks": hooks.calls}
+        "hooks": hooks.calls, "guest_commands": commands.calls}
     if crew.fatal is not None:
         extra["failure"] = crew.fatal.failure()
     result = outcome.result(outcomes, plan, situation, extra, job.limits.full, diff)
@@ -150,13 +158,16 @@ def _run(
     return Report(result, verdict.red, message, tuple(warnings))
 
 
-def _show(plan: Plan, hooks: Hooks, name: str) -> list[outcome.Outcome]:
-    """Check mode: the outcomes as planned, and the hook calls that there would be."""
+def _show(plan: Plan, crew: Crew, name: str) -> list[outcome.Outcome]:
+    """Check mode: the outcomes as planned, and the calls of the hook and in the guests that there would be."""
+    hooks = crew.hooks
     hooks.call(Event(name + "-job-start"))
     for guest in plan.guests:
         if guest.create and not guest.prune_first:
-            for phase in ("snap-create-pre", "snap-create-post"):
-                hooks.call(Event(phase, guest.guest, guest.create))
+            hooks.call(Event("snap-create-pre", guest.guest, guest.create))
+            if guest.commands:
+                crew.commands.foresee(guest.guest)
+            hooks.call(Event("snap-create-post", guest.guest, guest.create))
         for snapshot in (*guest.repairs, *guest.prunes):
             for phase in ("snap-remove-pre", "snap-remove-post"):
                 hooks.call(Event(phase, guest.guest, snapshot.name))

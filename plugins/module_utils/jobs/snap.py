@@ -27,5 +27,7 @@ def snap(settings: SnapSettings, session: Session, secrets: frozenset[str], now:
         make_plan=lambda situation: plan_snap(situation, settings, now),
         guard=settings.guard,
         fresh_enough=lambda snapshots, server_time: fresh_enough(settings, snapshots, server_time),
+        guest_commands=settings.guest_commands,
+        ask_agents=settings.require_frozen != "never" and not settings.vmstate,
     )
     return run(job, session, secrets, check, diff)

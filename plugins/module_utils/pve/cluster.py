@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from ..model import LXC, Disk, Guest, GuestConfig, Node, Snapshot, SnapshotList, Storage
+from ..model import LXC, AgentOption, Disk, Guest, GuestConfig, Node, Snapshot, SnapshotList, Storage
 from . import errors
 from .session import Session
 
@@ -50,8 +50,25 @@ class Cluster:
             raise errors.NotProxmox("the answer to /cluster/resources was not understood: {0!r}".format(error)) from error
 
     def config(self, guest: Guest) -> GuestConfig:
-        """The guest's current config. One call, VM.Audit."""
-        return _config(guest.type, self._session.read("nodes", guest.node, guest.type, guest.vmid, "config").data)
+        """The guest's config as it is in force, without what waits for a restart. One call, VM.Audit."""
+        now = {} if guest.type == LXC else {"current": True}
+        return _config(guest.type, self._session.read("nodes", guest.node, guest.type, guest.vmid, "config", **now).data)
+
+    def agent_option(self, guest: Guest) -> AgentOption:
+        """The agent option of a VM, with what waits for a restart. One call, VM.Audit."""
+        data = self._session.read("nodes", guest.node, guest.type, guest.vmid, "config").data
+        text = str(data.get("agent") or "")
+        parts = _agent_option(text)
+        others = ["{0}={1}".format(*item) for item in parts.items() if item[0] != "enabled"]
+        return AgentOption(text, _flag(parts.get("enabled")), ",".join(["enabled=1", *others]), str(data.get("digest") or ""))
+
+    def enable_agent(self, guest: Guest, before: AgentOption) -> None:
+        """Switch it on, on a config that is as ``before``. One call, VM.Config.Options.
+
+        Where the VM runs it waits for a restart. LostWrite when it may be done.
+        """
+        self._session.write(
+            "put", "nodes", guest.node, guest.type, guest.vmid, "config", agent=before.switched_on, digest=before.digest)
 
     def snapshots(self, guest: Guest) -> SnapshotList:
         """The guest's snapshots; ``running`` is live. One call, VM.Audit."""
@@ -128,14 +145,17 @@ def _storage(item: Dict[str, Any]) -> Storage:
 
 
 def _config(kind: str, data: Dict[str, Any]) -> GuestConfig:
+    agent = _agent_option(str(data.get("agent") or ""))
     return GuestConfig(
         name=_text(data.get("hostname" if kind == LXC else "name")),
         template=_flag(data.get("template")),
         lock=_text(data.get("lock")),
         memory=_memory(data.get("memory"), 512),
-        agent=_agent_enabled(str(data.get("agent") or "")),
+        agent=_flag(agent.get("enabled")),
         disks=tuple(_disks(kind, data)),
         vmstate_storage=_text(data.get("vmstatestorage")),
+        freeze=all(_flag(agent.get(key, "1")) for key in ("freeze-fs", "guest-fsfreeze")),
+        freeze_on_backup=_flag(agent.get("freeze-fs-on-backup", "1")),
     )
 
 
@@ -145,11 +165,10 @@ def _memory(value: Any, default: int) -> int:
     return int(text.split("=")[-1])
 
 
-def _agent_enabled(value: str) -> bool:
-    """``1``, ``enabled=1,...``, or the other way round (peers B24)."""
+def _agent_option(value: str) -> Dict[str, str]:
+    """The parts of ``1``, ``enabled=1,...``, or the other way round (peers B24)."""
     pairs = [part.partition("=") for part in value.split(",") if part]
-    parts = {key if equals else "enabled": text if equals else key for key, equals, text in pairs}
-    return parts.get("enabled", "0").lower() in ("1", "on", "yes", "true")
+    return {key if equals else "enabled": text if equals else key for key, equals, text in pairs}
 
 
 def _disks(kind: str, data: Dict[str, Any]) -> Iterable[Disk]:

@@ -332,8 +332,12 @@ class Session:
         """
         return self._repeated(path, lambda: self._call(method, path, params), _write_may_repeat).data
 
+    def write_regardless(self, method: str, *path: object, **params: Any) -> Any:
+        """As write(), sent also when the run has to end: for what must be put back in order."""
+        return self._repeated(path, lambda: self._call(method, path, params, regardless=True), _write_may_repeat).data
+
     def write_once(self, method: str, *path: object, **params: Any) -> Any:
-        """The same, never sent again, for what must be looked at anew before (law 6)."""
+        """As write(), never sent again, for what must be looked at anew before (law 6)."""
         return self._call(method, path, params).data
 
     def _repeated(
@@ -368,8 +372,8 @@ class Session:
     def _back_off(self, attempt: int) -> None:
         self._sleep(min(RETRY_MAX, RETRY_FIRST * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3))
 
-    def _call(self, method: str, path: Tuple[object, ...], params: Dict[str, Any]) -> Answer:
-        reason = self._stopped()
+    def _call(self, method: str, path: Tuple[object, ...], params: Dict[str, Any], regardless: bool = False) -> Answer:
+        reason = None if regardless else self._stopped()
         if reason is not None:
             raise errors.Interrupted(reason)
         index = self._current

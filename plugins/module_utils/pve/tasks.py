@@ -161,6 +161,11 @@ class Tasks:
         status = self._session.read_once("nodes", Upid.parse(upid).node, "tasks", upid, "status").data
         return str(status.get("exitstatus") or "no exit status") if status.get("status") == "stopped" else ""
 
+    def log(self, upid: str) -> Tuple[str, ...]:
+        """The lines of a task's log (api-facts 4.3). Raises what the session raises."""
+        found = self._session.read("nodes", Upid.parse(upid).node, "tasks", upid, "log", start=0, limit=0).data
+        return tuple(str(line.get("t") or "") for line in found or [])
+
     def newest(self, guest: Guest) -> Tuple[str, str]:
         """UPID and state (``running`` or the exit status) of the last visible snapshot task on a guest; or empty."""
         try:
