@@ -29,7 +29,8 @@ _TABULATE = {
     "text": "outline", "unicode": "rounded_outline", "unicode_alt": "heavy_outline", "markdown": "github", "html": "unsafehtml",
 }
 _SPECS = {
-    "snap": arguments.SNAP, "clean": arguments.CLEAN, "status": arguments.INFO, "report": arguments.INFO, "agent": arguments.AGENT}
+    "snap": arguments.SNAP, "clean": arguments.CLEAN, "status": arguments.INFO, "report": arguments.INFO,
+    "agent": arguments.AGENT}
 _URL: Dict[str, Any] = {"type": "str", "required": True, "no_log": True}
 _URL_AND_TOKEN: Dict[str, Any] = {"type": "dict", "options": {"url": _URL, "token": {"type": "str", "no_log": True}}}
 _NOTIFY: Dict[str, Any] = {

@@ -104,8 +104,8 @@ options:
         elements: str
       post:
         description:
-          - The same for after the snapshot. It is started whatever became of O(guest_commands.pre) and the snapshot, also when the
-            run is told to end, and may be started twice where an answer was lost.
+          - The same for after the snapshot. It is started whatever became of O(guest_commands.pre) and the snapshot, also when
+            the run is told to end, and may be started twice where an answer was lost.
         type: list
         elements: str
       timeout:
@@ -287,8 +287,8 @@ guests:
       returned: always
     consistency:
       description:
-        - What the guest was doing when the disks were cut. V(frozen), its file systems were frozen by the agent; V(not_frozen), as
-          in a power failure; V(memory), its RAM was saved; V(stopped), it was not running; V(container), Proxmox VE froze its
+        - What the guest was doing when the disks were cut. V(frozen), its file systems were frozen by the agent; V(not_frozen),
+          as in a power failure; V(memory), its RAM was saved; V(stopped), it was not running; V(container), Proxmox VE froze its
           processes; V(unknown), the task's log does not tell.
         - Empty where no snapshot was made, and in check mode where only the log will tell.
         - Before Proxmox VE 9.1 the log does not tell when the agent itself refused to freeze, as when its hook failed.

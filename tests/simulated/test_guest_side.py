@@ -153,7 +153,8 @@ def test_require_frozen_names_the_privilege() -> None:
     with Running(world(guest(100), guest(101, agent=False))) as cluster:
         report = run_snap(cluster, require_frozen="skip")
         assert entry(report, 100)["status"] == "skipped"
-        assert entry(report, 100)["reason"].startswith("missing privilege: Permission check failed (/vms/100, VM.GuestAgent.Audit")
+        said = entry(report, 100)["reason"]
+        assert said.startswith("missing privilege: Permission check failed (/vms/100, VM.GuestAgent.Audit")
 
 
 def test_law_4_a_snapshot_that_was_not_frozen_pushes_nothing_out() -> None:

@@ -302,17 +302,18 @@ class GuestRun:
         self.outcome.made_at = int(self._crew.session.clock.now())
         if done.warning:
             self.outcome.warnings.append("create {0}: {1}".format(name, done.warning))
-        good = self._judge_consistency(done.upid)
+        self.outcome.finish("created")
+        good = yield from self._judge_consistency(done.upid)
         self.outcome.finish("created", "; ".join(self._troubles), red=bool(self._troubles))
         self._troubles = []
         self._waited, self._pause = 0.0, LOCK_POLL
         self._created = Snapshot(name, self.outcome.made_at, self._crew.retainer.recognition.written) if good else None
         return good
 
-    def _judge_consistency(self, upid: Optional[str]) -> bool:
+    def _judge_consistency(self, upid: Optional[str]) -> Generator[object, Any, bool]:
         """Note how consistent the new snapshot is; False where it is not what was asked for, so that nothing may go
         which would stay without it."""
-        found = self._plan.consistency or self._log_tells(upid)
+        found = self._plan.consistency or (yield from self._log_tells(upid))
         self.outcome.consistency = found
         if found.stuck:
             self._troubles.append("the guest may still be frozen and hang, run 'qm guest cmd {0} fsfreeze-thaw' on node {1}: "
@@ -322,11 +323,13 @@ class GuestRun:
         self._troubles.append("not known to be frozen (require_frozen): " + found.reason)
         return False
 
-    def _log_tells(self, upid: Optional[str]) -> consistency.Consistency:
+    def _log_tells(self, upid: Optional[str]) -> Generator[object, Any, consistency.Consistency]:
+        """Read without a slot: the next guest need not wait for it."""
         try:
+            yield Later(0.0)
             log = self._crew.tasks.log(upid) if upid else ()
-        except errors.PveError as error:
-            log = (error.message,)
+        except (errors.PveError, Dropped) as error:
+            log = (str(error),)
         return consistency.judge(log, self._plan.state.config, self._plan.vmstate)
 
     def _take_between_commands(self, name: str) -> Generator[object, Any, Done]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Dict
 
 from ..arguments import AgentSettings
-from ..model import QEMU, AgentOption, Guest
+from ..model import LXC, QEMU, AgentOption, Guest
 from ..pve import errors
 from ..pve.cluster import Cluster
 from ..pve.session import Session
@@ -65,7 +65,8 @@ def agent(settings: AgentSettings, session: Session, check: bool, diff: bool) ->
     situation = read_situation(session, cluster, settings.target)
     states = [state for state in situation.states if state.guest.type == QEMU]
     plans = in_parallel(lambda state: _plan(cluster, state, settings.enable), states)
-    plans += [AgentPlan(guest, problem=reason, status=UNREACHABLE) for guest, reason in situation.undecided if guest.type != "lxc"]
+    plans += [
+        AgentPlan(guest, problem=reason, status=UNREACHABLE) for guest, reason in situation.undecided if guest.type != LXC]
     done = plans if check else in_parallel(lambda plan: _enable(cluster, plan), plans)
     entries = sorted(map(_entry, done), key=lambda entry: int(entry["vmid"]))
     summary = {"matched": len(entries), **{status: sum(entry["status"] == status for entry in entries) for status in STATUSES}}

@@ -1,0 +1,163 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The dispatcher alone, without an agent."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+
+import pytest
+from conftest import DISPATCHER, HOOKS, Dispatcher, until
+
+
+def noting(dispatcher: Dispatcher, name: str, more: str = "") -> pathlib.Path:
+    """A hook that writes down its calls."""
+    return dispatcher.hook(name, 'echo "${{0##*/}} $1" >>{0}\n{1}\n'.format(dispatcher.path.parent / "calls", more))
+
+
+def calls(dispatcher: Dispatcher) -> list[str]:
+    file = dispatcher.path.parent / "calls"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_hooks_are_called_in_order_and_thawed_in_the_opposite_one(dispatcher: Dispatcher) -> None:
+    for name in ("20-b", "10-a", "30_C"):
+        noting(dispatcher, name, "echo well done")
+    assert dispatcher.run("freeze").returncode == 0
+    assert calls(dispatcher) == ["10-a freeze", "20-b freeze", "30_C freeze"]
+    assert dispatcher.run("thaw").returncode == 0
+    assert calls(dispatcher)[3:] == ["30_C thaw", "20-b thaw", "10-a thaw"]
+    print(dispatcher.log)
+    assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} 10-a freeze: status 0: well done $", dispatcher.log, re.M)
+    assert "ready to be frozen" in dispatcher.log and "thawed" in dispatcher.log
+    assert dispatcher.run("thaw").returncode == 0, "PVE thaws also what was not frozen"
+    assert len(calls(dispatcher)) == 6
+
+
+def test_leftovers_are_not_hooks(dispatcher: Dispatcher) -> None:
+    for name in ("10-a~", "10-a.bak", "10-a.dpkg-old", "10-a.rpmsave", ".10-a.swp", "#10-a#", "10-a.conf", "10-a.ucf-dist"):
+        noting(dispatcher, name)
+    noting(dispatcher, "10-not-executable").chmod(0o644)
+    (dispatcher.hooks / "10-directory").mkdir()
+    noting(dispatcher, "10-a")
+    assert dispatcher.run("freeze").returncode == 0
+    assert calls(dispatcher) == ["10-a freeze"]
+
+
+def test_what_was_frozen_is_thawed_when_a_later_one_fails(dispatcher: Dispatcher) -> None:
+    noting(dispatcher, "10-a")
+    noting(dispatcher, "20-b", '[ "$1" = thaw ] || { echo no >&2; exit 3; }')
+    noting(dispatcher, "30-c")
+    assert dispatcher.run("freeze").returncode == 1
+    assert calls(dispatcher) == ["10-a freeze", "20-b freeze", "20-b thaw", "10-a thaw"]
+    assert "20-b freeze: status 3: no" in dispatcher.log
+    assert "freeze refused since 20-b failed" in dispatcher.log
+    assert dispatcher.run("thaw").returncode == 0
+    assert len(calls(dispatcher)) == 4
+
+
+def test_a_thaw_that_fails_stops_no_other(dispatcher: Dispatcher) -> None:
+    noting(dispatcher, "10-a")
+    noting(dispatcher, "20-b", '[ "$1" = freeze ]')
+    assert dispatcher.run("freeze").returncode == 0
+    assert dispatcher.run("thaw").returncode == 1
+    assert calls(dispatcher)[2:] == ["20-b thaw", "10-a thaw"]
+
+
+def test_each_hook_has_its_time(dispatcher: Dispatcher) -> None:
+    dispatcher.configure(timeout=60)
+    noting(dispatcher, "10-a", '[ "$1" = thaw ] || sleep 60')
+    (dispatcher.hooks / "10-a.conf").write_text("timeout='1'\n")
+    assert dispatcher.run("freeze").returncode == 1
+    assert calls(dispatcher) == ["10-a freeze", "10-a thaw"], "what was killed may have done something"
+    assert "10-a freeze: status 124" in dispatcher.log and "not done within 1 s" in dispatcher.log
+
+
+def test_without_a_thaw_all_is_released_and_that_is_told(dispatcher: Dispatcher) -> None:
+    dispatcher.configure(hold=1)
+    noting(dispatcher, "10-a")
+    noting(dispatcher, "20-b")
+    assert dispatcher.run("freeze").returncode == 0
+    until(lambda: "released now" in dispatcher.log)
+    assert calls(dispatcher)[2:] == ["20-b thaw", "10-a thaw"]
+    late = dispatcher.run("thaw")
+    assert late.returncode == 1 and "released after 1 s, before the thaw" in late.stderr
+    assert "what was copied meanwhile is not what was asked for" in dispatcher.log
+    assert dispatcher.run("freeze").returncode == 0
+    assert dispatcher.run("thaw").returncode == 0
+    assert len(calls(dispatcher)) == 8
+
+
+def test_the_release_of_an_earlier_freeze_leaves_a_later_one_alone(dispatcher: Dispatcher) -> None:
+    dispatcher.configure(hold=1)
+    noting(dispatcher, "10-a")
+    dispatcher.run("freeze")
+    dispatcher.run("thaw")
+    dispatcher.configure(hold=60)
+    dispatcher.run("freeze")
+    subprocess.run(["sleep", "1.5"], check=True)
+    assert calls(dispatcher) == ["10-a freeze", "10-a thaw", "10-a freeze"]
+    assert dispatcher.run("thaw").returncode == 0
+
+
+def test_a_freeze_after_one_that_was_never_thawed_thaws_first(dispatcher: Dispatcher) -> None:
+    noting(dispatcher, "10-a")
+    dispatcher.run("freeze")
+    dispatcher.run("freeze")
+    assert calls(dispatcher) == ["10-a freeze", "10-a thaw", "10-a freeze"]
+    dispatcher.run("thaw")
+
+
+def test_the_log_is_rotated_and_no_more_than_four_are_kept(dispatcher: Dispatcher) -> None:
+    dispatcher.configure(log_size=100)
+    dispatcher.hook("10-a", "echo a lot of words that fill the log, over and over again")
+    for _number in range(7):
+        dispatcher.run("freeze")
+        dispatcher.run("thaw")
+    logs = sorted(path.name for path in dispatcher.path.parent.glob("log*"))
+    assert logs == ["log", "log.1", "log.2", "log.3", "log.4"]
+    assert dispatcher.log_file.stat().st_mode & 0o777 == 0o600
+    assert not list(dispatcher.state.glob("said.*")) and not list(dispatcher.state.glob("output.*"))
+
+
+def test_a_hook_that_leaves_something_running_is_not_waited_for(dispatcher: Dispatcher) -> None:
+    noting(dispatcher, "10-a", '[ "$1" = thaw ] || setsid sleep 30 &')
+    assert dispatcher.run("freeze").returncode == 0
+    assert dispatcher.run("thaw").returncode == 0
+    assert "10-a freeze: status 0" in dispatcher.log
+
+
+def test_commands(dispatcher: Dispatcher) -> None:
+    out = dispatcher.path.parent / "out"
+    dispatcher.install("command", freeze="echo frozen >>{0}; echo done".format(out), thaw="echo thawed >>{0}".format(out))
+    assert dispatcher.run("freeze").returncode == 0 and dispatcher.run("thaw").returncode == 0
+    assert out.read_text() == "frozen\nthawed\n"
+    assert "50-command freeze: status 0: done" in dispatcher.log
+
+
+def test_mongodb_is_locked_and_unlocked_and_its_address_is_no_argument(
+    dispatcher: Dispatcher, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that writes down how it was called: there is no MongoDB to be had here."""
+    client = tmp_path / "mongosh"
+    client.write_text('#!/bin/sh\necho "$MONGO_URI $*" | tr -s "\\n" " " >>{0}\n'.format(tmp_path / "calls"))
+    client.chmod(0o755)
+    uri = tmp_path / "uri"
+    uri.write_text("mongodb://backup:secret@127.0.0.1/admin\n")
+    hook = dispatcher.install("mongodb", uri_file=uri)
+    environment = {"PATH": "{0}:/usr/bin:/bin".format(tmp_path)}
+    for phase, words in (("freeze", "runCommand({fsync: 1, lock: true})"), ("thaw", "runCommand({fsyncUnlock: 1})")):
+        (tmp_path / "calls").unlink(missing_ok=True)
+        subprocess.run([str(hook), phase], env=environment, check=True)
+        said = (tmp_path / "calls").read_text()
+        assert said.startswith("mongodb://backup:secret@127.0.0.1/admin --quiet") and said.count("secret") == 1
+        assert words in said
+
+
+@pytest.mark.parametrize("path", [DISPATCHER, *sorted(HOOKS.iterdir())], ids=lambda path: path.name)
+def test_a_wrong_word_is_refused(path: pathlib.Path) -> None:
+    run = subprocess.run([str(path), "melt"], capture_output=True, text=True, check=False)
+    assert run.returncode == 2 and run.stderr == "usage: {0} freeze | thaw\n".format(path.name)
