@@ -17,7 +17,7 @@ from typing import Any, Iterator
 import pytest
 import yaml
 from simulator.running import Running
-from worlds import SECRET, TOKEN, daily, guest, names, world
+from worlds import ALL, SECRET, TOKEN, daily, guest, names, world
 
 HERE = pathlib.Path(sys.executable).parent
 FOREIGN = {"name": "before_upgrade", "age": 90_000_000, "description": "made by hand"}
@@ -227,7 +227,36 @@ def test_a_limit_and_a_file_of_its_own_for_each_host(control: Control) -> None:
     assert (control.directory / "cluster_a.txt").exists()
 
 
-def test_module_defaults_reach_all_three_modules(control: Control) -> None:
+def test_the_guest_side(tmp_path: pathlib.Path) -> None:
+    """The agent switched on, a snapshot that must be frozen, and commands around it; the variables are those of one job."""
+    grants = {"/": [*ALL, "VM.GuestAgent.Audit", "VM.GuestAgent.Unrestricted", "VM.Config.Options"]}
+    with Running(world(
+        guest(100), guest(101, agent=False), guest(102, type="lxc"), guest(103, freeze_error="the hook failed"),
+        tokens={TOKEN: {"secret": SECRET, "grants": grants}},
+    )) as cluster:
+        control = Control(tmp_path, cluster)
+        job = {"autosnap_guests": "@all", "autosnap_keep": 3, "autosnap_require_frozen": "skip", "autosnap_guest_commands": {
+            "pre": ["/bin/quiesce", "a b"], "post": ["/bin/resume"]}}
+        listed = control.run("pve.autosnap.agent", **job)
+        print(listed.stdout)
+        assert listed.returncode == 0 and "changed=0" in listed.stdout
+        assert re.search(r"^\| 101 +\| vm101 +\| pve1 +\| running +\| disabled +\| switch it on", listed.stdout, re.M)
+        planned = control.run("pve.autosnap.agent", "--check", "--diff", autosnap_enable=True, **job)
+        assert "-101 vm101: agent not set" in planned.stdout and "+101 vm101: agent enabled=1" in planned.stdout
+        enabled = control.run("pve.autosnap.agent", autosnap_enable=True, **job)
+        print(enabled.stdout)
+        assert "changed=1" in enabled.stdout and re.search(r"^\| 101 .* waiting +\| shut it down and start", enabled.stdout, re.M)
+        run = control.run("pve.autosnap.snap", **job)
+        print(run.stdout)
+        assert run.returncode == 2
+        assert re.search(r"^\| 100 .* created +\| autodaily\d+ \| frozen ", run.stdout, re.M)
+        assert re.search(r"^\| 101 .* skipped +\| +\| +\| +\| it would not be frozen", run.stdout, re.M)
+        assert re.search(r"^\| 102 .* created +\| autodaily\d+ \| container ", run.stdout, re.M)
+        assert re.search(r"^\| 103 .* created +\| autodaily\d+ \| not_frozen ", run.stdout, re.M)
+        assert cluster.pve.vm(100).agent_requests[1][1]["command"] == ["/bin/quiesce", "a b"]
+
+
+def test_module_defaults_reach_all_modules(control: Control) -> None:
     play = control.directory / "play.yml"
     play.write_text(yaml.safe_dump([{
         "hosts": "localhost", "connection": "local", "gather_facts": False,
@@ -238,9 +267,10 @@ def test_module_defaults_reach_all_three_modules(control: Control) -> None:
             {"pve.autosnap.autosnap_snap": {"guests": "100", "label": "hourly", "keep": 1}, "register": "one"},
             {"pve.autosnap.autosnap_info": {"guests": "100", "label": "hourly"}, "register": "two"},
             {"pve.autosnap.autosnap_clean": {"guests": "100", "label": "hourly", "keep": 0}, "register": "three"},
+            {"pve.autosnap.autosnap_agent": {"guests": "100"}, "register": "four"},
             {"ansible.builtin.assert": {"that": [
                 "one.guests.0.status == 'created'", "two.guests.0.snapshots | length == 1",
-                "three.guests.0.pruned == [one.guests.0.snapshot]"]}},
+                "three.guests.0.pruned == [one.guests.0.snapshot]", "four.guests.0.status == 'enabled'"]}},
         ],
     }]))
     run = control.run(str(play))
@@ -292,8 +322,9 @@ def test_modules_run_on_python_3_9(control: Control) -> None:
         "vars": {"ansible_python_interpreter": oldest_python()},
         "tasks": [{"pve.autosnap." + module: {
             "api_host": control.cluster.hosts, "api_token_file": str(control.token), "ca_path": control.cluster.ca,
-            "guests": "100", "label": "old", **more}} for module, more in (
-                ("autosnap_snap", {"keep": 1}), ("autosnap_info", {}), ("autosnap_clean", {"keep": 0}))],
+            "guests": "100", **more}} for module, more in (
+                ("autosnap_snap", {"label": "old", "keep": 1}), ("autosnap_info", {"label": "old"}),
+                ("autosnap_clean", {"label": "old", "keep": 0}), ("autosnap_agent", {}))],
     }]))
     run = control.run(str(play))
     assert run.returncode == 0, run.stdout
@@ -303,7 +334,7 @@ def test_modules_run_on_python_3_9(control: Control) -> None:
 def test_every_example_of_the_documentation_is_a_valid_task(control: Control) -> None:
     """EXAMPLES run in check mode's first step: their arguments are accepted and the connection is what fails."""
     documented = json.loads(subprocess.run(
-        ["ansible-doc", "--json", "pve.autosnap.autosnap_snap", "pve.autosnap.autosnap_clean", "pve.autosnap.autosnap_info"],
+        ["ansible-doc", "--json", *("pve.autosnap.autosnap_" + name for name in ("snap", "clean", "info", "agent"))],
         env=control.environment, capture_output=True, text=True, check=True).stdout)
     assert len(yaml.safe_load(documented["pve.autosnap.autosnap_snap"]["examples"])) >= 6
     (control.directory / "hook").write_text("#!/bin/sh\n")
