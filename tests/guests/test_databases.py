@@ -325,6 +325,7 @@ def test_the_lock_is_given_back_when_its_session_is_killed(guest: Guest) -> None
             writer.stop()
     print(guest.dispatcher.log)
     assert late.returncode == 1 and "the lock had been given back before the thaw" in guest.dispatcher.log
+    assert database.ask("SELECT @@GLOBAL.innodb_flush_log_at_trx_commit;") == ["0"], "as it was"
     stop(database)
 
 
