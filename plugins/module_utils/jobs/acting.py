@@ -336,9 +336,8 @@ class GuestRun:
         """Create, between the commands in the guest: that after it follows whatever became of the others."""
         if not self._plan.commands:
             return (yield from self._take(name))
-        yield from self._where_it_is_now()
+        problem = yield from self._command_before()
         try:
-            problem = yield from self._crew.commands.run(self._guest, PRE)
             self._go_on()
             if problem:
                 self._command_failed(problem)
@@ -349,13 +348,16 @@ class GuestRun:
         yield from self._command_after()
         return done
 
-    def _where_it_is_now(self) -> Generator[object, Any, None]:
-        """Commands are not followed to another node, so look before."""
-        found = self._crew.live.guest(self._guest.vmid)
-        if found is not None and found.node != self._guest.node:
-            self._move(found)
-            yield self._slot(CREATE)
-            self._go_on()
+    def _command_before(self) -> Generator[object, Any, str]:
+        """What went wrong with it; on a guest that moved meanwhile, once more on its new node."""
+        try:
+            return (yield from self._crew.commands.run(self._guest, PRE))
+        except errors.PveError:
+            if not self._followed():
+                raise
+        yield self._slot(CREATE)
+        self._go_on()
+        return (yield from self._crew.commands.run(self._guest, PRE))
 
     def _command_failed(self, problem: str) -> None:
         """Finished where ``on_error`` does not go on without it."""
@@ -364,7 +366,15 @@ class GuestRun:
         self.outcome.warnings.append(problem)
 
     def _command_after(self) -> Generator[object, Any, None]:
-        problem = yield from self._crew.commands.run(self._guest, POST)
+        """Whatever happens, without waiting for a slot."""
+        try:
+            try:
+                problem = yield from self._crew.commands.run(self._guest, POST)
+            except errors.PveError:
+                self._followed()
+                problem = yield from self._crew.commands.run(self._guest, POST)
+        except errors.PveError as error:
+            problem = "guest command post could not be started: {0}".format(error.message)
         if problem:
             (self.outcome.warnings if self._crew.commands.on_error == "continue" else self._troubles).append(problem)
 

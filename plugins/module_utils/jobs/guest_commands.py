@@ -45,6 +45,7 @@ class CommandRunner:
         """Run the command of a phase; a sentence on what went wrong, an empty text where all is well.
 
         That after the snapshot is started whatever happens; where the run ends, its end is not waited for.
+        Raises the error of a guest that is not on its node any more: nothing was started then.
         """
         command = getattr(self._wanted, phase, ())
         if not command:
@@ -54,6 +55,8 @@ class CommandRunner:
         try:
             pid = (self._agent.start_regardless if phase == POST else self._agent.start)(guest, command)
         except errors.PveError as error:
+            if error.kind == errors.MOVED:
+                raise
             problem = "could not be started: {0}".format(error.message)
         else:
             try:

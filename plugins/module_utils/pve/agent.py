@@ -57,7 +57,7 @@ class Agent:
 
     def start(self, guest: Guest, command: Sequence[str]) -> int:
         """Start a program with its arguments in the guest; its process id there. LostWrite when it may run."""
-        return int(self._session.write("post", *_path(guest), "exec", command=list(command))["pid"])
+        return _pid(self._session.write("post", *_path(guest), "exec", command=list(command)))
 
     def start_regardless(self, guest: Guest, command: Sequence[str]) -> int:
         """The same, also when the run has to end, and once more where the answer was lost."""
@@ -65,16 +65,24 @@ class Agent:
             answer = self._session.write_regardless("post", *_path(guest), "exec", command=list(command))
         except errors.LostWrite:
             answer = self._session.write_regardless("post", *_path(guest), "exec", command=list(command))
-        return int(answer["pid"])
+        return _pid(answer)
 
     def ended(self, guest: Guest, pid: int) -> Optional[Ended]:
         """How a command ended, None while it runs. The agent tells that once."""
-        found = self._session.read("nodes", guest.node, guest.type, guest.vmid, "agent", "exec-status", pid=pid).data
+        found = self._session.read(*_path(guest), "exec-status", pid=pid).data
         if str(found.get("exited")) not in ("1", "True", "true"):
             return None
         code = found.get("exitcode")
         output = str(found.get("out-data") or "") + str(found.get("err-data") or "")
         return Ended(None if code is None else int(code), output)
+
+
+def _pid(answer: object) -> int:
+    """LostWrite for an answer without one: the program may run."""
+    try:
+        return int(answer["pid"])  # type: ignore[index]
+    except (KeyError, TypeError, ValueError):
+        raise errors.LostWrite("the answer to the command was not understood: {0!r}".format(answer)) from None
 
 
 def _path(guest: Guest) -> Sequence[object]:
