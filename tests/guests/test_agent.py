@@ -49,6 +49,7 @@ def test_the_release_does_not_wait_for_the_log_on_a_frozen_file_system(guest: Gu
     guest.freeze()
     subprocess.run(["sleep", "2"], check=True)
     assert note.read_text() == "freeze\nthaw\n"
+    assert subprocess.run([str(guest.dispatcher.path), "release"], timeout=10, check=False).returncode == 0, "as systemd calls it"
     assert guest.agent("guest-fsfreeze-status") == {"return": "frozen"}
     answer = guest.thaw()
     print(answer)

@@ -303,7 +303,7 @@ def test_without_a_thaw_writes_go_on_after_the_time_limit(guest: Guest, kind: ty
     print("{0}: no write for {1:.2f} s, hold is 2 s; the thaw ends with {2}: {3}".format(
         kind.__name__, first - frozen, late.returncode, late.stderr.strip()))
     print(guest.dispatcher.log)
-    assert late.returncode == 1 and "released after 2 s, before the thaw" in late.stderr
+    assert late.returncode == 1 and "released before the thaw" in late.stderr
     assert "no thaw within 2 s: released now" in guest.dispatcher.log
     stop(database)
 
@@ -352,8 +352,26 @@ def test_a_lock_that_is_not_to_be_had_is_given_up_and_refuses_the_freeze(guest: 
 
 
 def test_a_server_that_is_down_refuses_the_freeze(guest: Guest) -> None:
-    for kind in ("mysql", "postgresql", "redis"):
+    """But for PostgreSQL, whose checkpoint makes nothing safer."""
+    for kind in ("mysql", "redis"):
         hook = guest.dispatcher.install(kind, socket=guest.directory / "nowhere", port=1)
         assert "fsfreeze hook has failed with status 1" in guest.freeze()["error"]["desc"], kind
         hook.unlink()
+    guest.dispatcher.install("postgresql", socket=guest.directory / "nowhere", port=1)
+    assert guest.freeze() == {"return": 1} and guest.thaw() == {"return": 1}
     print(guest.dispatcher.log)
+    assert "warning: no checkpoint" in guest.dispatcher.log
+
+
+def test_redis_goes_on_reading_and_an_append_only_file_is_enough(guest: Guest) -> None:
+    database = Redis(guest, guest.mountpoint / "data")
+    guest.dispatcher.install("redis", **database.settings())
+    database.ask("CONFIG SET appendonly yes")
+    until(lambda: "aof_rewrite_in_progress:0" in database.ask("INFO persistence"))
+    saves = [line for line in database.ask("INFO persistence") if line.startswith("rdb_saves")]
+    database.ask("SET 1 1")
+    assert guest.dispatcher.run("freeze").returncode == 0, guest.dispatcher.log
+    assert database.ask("GET 1") == ["1"]
+    assert [line for line in database.ask("INFO persistence") if line.startswith("rdb_saves")] == saves
+    assert guest.dispatcher.run("thaw").returncode == 0, guest.dispatcher.log
+    stop(database)

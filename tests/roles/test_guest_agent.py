@@ -49,8 +49,20 @@ def test_qemu_ga_itself_finds_the_dispatcher(machine: Machine) -> None:
     """By the settings that its service has."""
     assert "fsfreeze-hook={0}\n".format(DISPATCHER) in machine.run("qemu-ga", "--dump-conf").stdout
     unit = machine.run("systemctl", "cat", "qemu-guest-agent.service").stdout
-    assert "ExecStopPost=-{0} thaw".format(DISPATCHER) in unit
+    assert "ExecStopPost=-{0} release".format(DISPATCHER) in unit
     assert machine.run("systemd-analyze", "verify", "qemu-guest-agent.service").stderr == ""
+
+
+def test_what_an_admin_made_is_not_written_over(machine: Machine) -> None:
+    """Another dispatcher in the agent's settings, written as people write it, and a hook of the same name."""
+    machine.run("cp", "/etc/qemu/qemu-ga.conf", "/tmp/kept")
+    machine.write("/etc/qemu/qemu-ga.conf", "[general]\nfsfreeze-hook = /opt/admin/hook\n")
+    play = apply(machine)
+    assert play.status != 0 and play.changed == 0 and "makes the agent call /opt/admin/hook" in " ".join(play.output.split())
+    machine.run("cp", "/tmp/kept", "/etc/qemu/qemu-ga.conf")
+    play = apply(machine, guest_agent_hooks=[*WANTED, {"name": "of-somebody", "type": "mongodb", "order": 99}])
+    assert play.status != 0 and play.changed == 0
+    assert "99-of-somebody is not of this role; choose another name or order" in " ".join(play.output.split())
 
 
 def test_a_freeze_and_what_it_says(machine: Machine) -> None:
@@ -77,6 +89,8 @@ def test_a_freeze_and_what_it_says(machine: Machine) -> None:
     ({"guest_agent_hooks": [{"name": "a", "type": "oracle"}]}, "oracle"),
     ({"guest_agent_hold": 30, "guest_agent_hooks": [{"name": "a", "type": "redis", "timeout": 30}]},
      "'guest_agent_hold': 30 must be more than the timeouts of the hooks together (30)"),
+    ({"guest_agent_hold": "900", "guest_agent_hooks": [{"name": "a", "type": "redis", "timeout": 146}]},
+     "may be 150 at most"),
 ])
 def test_wrong_variables_are_refused_before_anything_changes(machine: Machine, variables: dict[str, Any], words: str) -> None:
     play = apply(machine, **variables)

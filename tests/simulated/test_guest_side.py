@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pathlib
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -110,7 +111,26 @@ def test_a_guest_that_was_not_thawed_is_red() -> None:
         report = run_snap(cluster)
         found = entry(report, 100)
         assert report.failed and (found["status"], found["consistency"]) == ("created", "frozen")
-        assert "may still be frozen and hang, run 'qm guest cmd 100 fsfreeze-thaw' on node pve1" in found["reason"]
+        assert "look whether the guest hangs ('qm guest cmd 100 fsfreeze-status' on node pve1)" in found["reason"]
+
+
+def test_law_4_a_thaw_with_trouble_pushes_nothing_out_either() -> None:
+    """The hooks may have let go before the disks were cut."""
+    with Running(allowed(guest(100, snapshots=daily(2), thaw_error="fsfreeze hook has failed with status 1"))) as cluster:
+        report = run_snap(cluster, require_frozen="skip", keep=2)
+        assert report.failed and entry(report, 100)["pruned"] == []
+        assert len(entry(run_snap(cluster, label="other", keep=1), 100)["pruned"]) == 0
+
+
+@pytest.mark.parametrize(("before", "after", "value"), [("stopped", "running", "not_frozen"), ("running", "stopped", "stopped")])
+def test_a_vm_that_was_started_or_stopped_since_it_was_read(before: str, after: str, value: str) -> None:
+    other = guest(101, status=before, agent_answers=False, snapshots=daily(1))
+    with Running(allowed(guest(100, create_seconds=0.6), other)) as cluster:
+        cluster.when_seen(r"POST .*/100/snapshot", lambda: setattr(cluster.pve.vm(101), "status", after))
+        report = run_snap(cluster, max_parallel=1, keep=1, require_frozen="never" if before == "running" else "skip")
+        assert told(report, 101)[0] == value
+        assert entry(report, 101)["red"] == (value == "not_frozen")
+        assert bool(entry(report, 101)["pruned"]) == (value == "stopped")
 
 
 def test_check_mode_tells_what_is_known_before() -> None:
@@ -261,6 +281,29 @@ def test_the_command_after_it_is_started_when_the_snapshot_is_left_to_itself(mon
         assert entry(report, 100)["status"] == "timeout"
         assert asked(cluster, 100)[-1] == "exec /bin/resume"
         assert until(lambda: len(names(cluster, 100)) == 1)
+
+
+def test_trouble_with_the_command_after_it_is_red_whatever_comes_of_the_guest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snapshot met a lock, and while it was waited for another run took one that is young enough."""
+    with Running(allowed(guest(100))) as cluster:
+        cluster.pve.task_errors[(100, "qmsnapshot")] = ["VM is locked (backup)"]
+        cluster.pve.vm(100).agent["exec"] = {" ".join(POST): {"exitcode": 1}}
+        cluster.when_seen(r"POST .*/100/agent/exec", lambda: cluster.pve.vm(100).snapshots.update(
+            autodaily261127000000={"snaptime": int(time.time()), "description": "cv4pve-autosnap"}), 2)
+        report = run_snap(cluster, guest_commands=COMMANDS, min_interval="1h")
+        found = entry(report, 100)
+        assert (found["status"], found["red"], report.failed) == ("unchanged", True, True)
+        assert found["errors"] == ["guest command post ended with exit code 1: no output"]
+
+
+@pytest.mark.parametrize("answer", [{"exited": 1, "exitcode": "?"}, {"exited": 1, "exitcode": []}])
+def test_an_answer_of_a_shape_never_seen_stops_nothing(answer: dict[str, Any]) -> None:
+    with Running(allowed(guest(100))) as cluster:
+        cluster.pve.vm(100).agent["exec"] = {" ".join(POST): answer}
+        report = run_snap(cluster, guest_commands=COMMANDS)
+        found = entry(report, 100)
+        assert (found["status"], found["red"]) == ("created", True) and found["snapshot"] in names(cluster, 100)
+        assert "the answer about it was not understood" in found["reason"]
 
 
 def test_a_lost_start_is_a_veto_before_and_sent_again_after() -> None:

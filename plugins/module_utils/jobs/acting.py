@@ -187,6 +187,7 @@ class GuestRun:
     def _ended(self) -> None:
         self.outcome.touch()
         self.outcome.errors += self._troubles
+        self.outcome.red = self.outcome.red or bool(self._troubles)
         untold = self.outcome.status == "timeout" and not self._crew.heard()
         self._crew.state.ended(self.outcome, unfinished=self.outcome.unseen or untold)
         self._crew.progress.ended(
@@ -313,15 +314,29 @@ class GuestRun:
     def _judge_consistency(self, upid: Optional[str]) -> Generator[object, Any, bool]:
         """Note how consistent the new snapshot is; False where it is not what was asked for, so that nothing may go
         which would stay without it."""
-        found = self._plan.consistency or (yield from self._log_tells(upid))
+        found = self._without_log() or (yield from self._log_tells(upid))
         self.outcome.consistency = found
         if found.stuck:
-            self._troubles.append("the guest may still be frozen and hang, run 'qm guest cmd {0} fsfreeze-thaw' on node {1}: "
-                                  "{2}".format(self._guest.vmid, self._guest.node, found.stuck))
-        if not self._plan.must_freeze or found.proven:
+            self._troubles.append(
+                "the thaw had trouble, look whether the guest hangs ('qm guest cmd {0} fsfreeze-status' on node {1}): {2}".format(
+                    self._guest.vmid, self._guest.node, found.stuck))
+        if not self._plan.must_freeze or found.proven and not found.stuck:
             return True
-        self._troubles.append("not known to be frozen (require_frozen): " + found.reason)
+        if not found.proven:
+            self._troubles.append("not known to be frozen (require_frozen): " + found.reason)
         return False
+
+    def _without_log(self) -> Optional[consistency.Consistency]:
+        """What is known without the log: the plan's, unless the VM was started or stopped since it was read."""
+        plan = self._plan
+        if plan.guest.type == LXC or plan.vmstate:
+            return plan.consistency
+        try:
+            found = self._crew.live.guest(self._guest.vmid)
+        except errors.PveError:
+            found = None
+        running = plan.state.snapshots.running if found is None or found.unknown else found.status == "running"
+        return consistency.foreseen(plan.guest.type, plan.state.config, running, plan.vmstate)
 
     def _log_tells(self, upid: Optional[str]) -> Generator[object, Any, consistency.Consistency]:
         """Read without a slot: the next guest need not wait for it."""
@@ -342,8 +357,10 @@ class GuestRun:
             if problem:
                 self._command_failed(problem)
             done = yield from self._take(name)
-        except Exception:
+        except Exception as error:
             yield from self._command_after()
+            if isinstance(error, TaskTimeout):
+                self.outcome.warnings.append("the guest command post was started while the task of the snapshot still ran")
             raise
         yield from self._command_after()
         return done
@@ -746,10 +763,11 @@ def act(crew: Crew, plans: Tuple[GuestPlan, ...]) -> List[Outcome]:
     limits = crew.limits
     runs = [GuestRun(crew, plan) for plan in plans]
     hooked = crew.hooks.configured
+    waited_for = hooked or any(plan.commands for plan in plans)
     slots = limits.creates.total + limits.deletes.total
     threads = slots + SPARE_THREADS if hooked else min(THREADS, slots + SPARE_THREADS)
-    # A post hook may thaw something: it must not wait until a look is worth its while.
-    workers = Workers(Bounds(limits.creates, limits.deletes), crew.session, crew.stop, threads, eager=hooked)
+    # A post hook or command may thaw something: it must not wait until a look is worth its while.
+    workers = Workers(Bounds(limits.creates, limits.deletes), crew.session, crew.stop, threads, eager=waited_for)
     for run, plan in zip(runs, plans):
         if not plan.has_work:
             outcome = run.outcome

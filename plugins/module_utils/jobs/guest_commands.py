@@ -64,6 +64,9 @@ class CommandRunner:
                 problem = _problem(ended)
             except errors.PveError as error:
                 problem = "was started, but its end was not seen: {0}".format(error.message)
+            except (AttributeError, TypeError, ValueError) as error:
+                # An answer of a shape never seen must not keep the command after the snapshot from being started.
+                problem = "was started, but the answer about it was not understood: {0!r}".format(error)
         self._note(guest, phase, ended, round(time.monotonic() - began, 1), problem)
         return problem and "guest command {0} {1}".format(phase, problem)
 
