@@ -35,8 +35,6 @@ options:
     default: false
 seealso:
   - module: pve.autosnap.autosnap_snap
-  - plugin: pve.autosnap.guest_agent
-    plugin_type: role
 """
 
 EXAMPLES = r"""

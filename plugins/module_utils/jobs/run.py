@@ -93,6 +93,9 @@ class Ending:
         return self
 
     def __exit__(self, *_unused: object) -> None:
+        if self.signal:
+            # The same one may still come from others while the result is written: it must not cost the exit status.
+            return
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
