@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.pve.autosnap.plugins.module_utils import arguments
-from ansible_collections.pve.autosnap.plugins.module_utils.jobs import guest_commands
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs import acting, guest_commands
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.agent import agent
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.run import Ending, Report, connect
 from simulator.running import Running, until
@@ -93,6 +93,7 @@ def test_an_agent_that_waits_for_a_restart_freezes_nothing() -> None:
 def test_only_where_the_log_can_tell_it_is_read() -> None:
     with Running(world(guest(100), guest(101, status="stopped"), guest(102, type="lxc"), guest(103, agent=False))) as cluster:
         run_snap(cluster)
+        assert len([path for _method, path, *_rest in cluster.pve.log if path.endswith("/101/snapshot")]) == 3, "whether it runs"
         logs = [path for _method, path, *_rest in cluster.pve.log if path.endswith("/log")]
         assert len(logs) == 1 and "%3A100%3A" in logs[0].replace(":", "%3A")
 
@@ -123,7 +124,10 @@ def test_law_4_a_thaw_with_trouble_pushes_nothing_out_either() -> None:
 
 
 @pytest.mark.parametrize(("before", "after", "value"), [("stopped", "running", "not_frozen"), ("running", "stopped", "stopped")])
-def test_a_vm_that_was_started_or_stopped_since_it_was_read(before: str, after: str, value: str) -> None:
+def test_a_vm_that_was_started_or_stopped_since_it_was_read(
+    before: str, after: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acting, "STATUS_AGE", 0.1)
     other = guest(101, status=before, agent_answers=False, snapshots=daily(1))
     with Running(allowed(guest(100, create_seconds=0.6), other)) as cluster:
         cluster.when_seen(r"POST .*/100/snapshot", lambda: setattr(cluster.pve.vm(101), "status", after))

@@ -29,6 +29,7 @@ from .state import State
 from .workers import CREATE, DELETE, Bounds, Dropped, Later, Slot, Stop, Workers
 
 LOCK_POLL = 5.0  # seconds between two looks at a locked guest
+STATUS_AGE = 60.0  # seconds that the view of the cluster may be old which tells whether a VM still runs
 SPARE_THREADS = 8
 RETRY_MAX = 60.0  # seconds between two tries against what no lock shows, such as a running replication
 ROOM_WAIT = 30.0  # seconds until the cluster's view of a storage is fresh: pvestatd looks every 10 (api-facts 5.1)
@@ -45,7 +46,7 @@ FreshEnough = Callable[[Sequence[Snapshot], int], str]  # plan.fresh_enough of t
 
 
 class LiveResources:
-    """One shared view of ``/cluster/resources``, refreshed when it is older than LOCK_POLL."""
+    """One shared view of ``/cluster/resources``, refreshed when it is older than who asks wants it."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -56,8 +57,8 @@ class LiveResources:
         self._failed_at = float("-inf")
         self._failure: Optional[errors.PveError] = None
 
-    def get(self, fresh: bool = False) -> Resources:
-        """The resources, about LOCK_POLL seconds old, or asked for from now on.
+    def get(self, fresh: bool = False, age: Optional[float] = None) -> Resources:
+        """The resources, about ``age`` or LOCK_POLL seconds old, or asked for from now on.
 
         While one thread reads them anew, the others take those that are there, or its failure.
         """
@@ -68,7 +69,8 @@ class LiveResources:
         try:
             if self._failure is not None and self._failed_at >= now:
                 raise self._failure
-            if self._resources is None or self._asked_at < (now if fresh else now - LOCK_POLL):
+            if self._resources is None or self._asked_at < (
+                    now if fresh else now - (LOCK_POLL if age is None else age)):
                 self._resources = self._read()
             return self._resources
         finally:
@@ -85,9 +87,9 @@ class LiveResources:
         self._asked_at = asked_at
         return found
 
-    def guest(self, vmid: int, fresh: bool = False) -> Optional[Guest]:
+    def guest(self, vmid: int, fresh: bool = False, age: Optional[float] = None) -> Optional[Guest]:
         """The guest as the cluster shows it; None when it is gone."""
-        self.get(fresh)
+        self.get(fresh, age)
         return self._guests.get(vmid)
 
 
@@ -332,11 +334,18 @@ class GuestRun:
         if plan.guest.type == LXC or plan.vmstate:
             return plan.consistency
         try:
-            found = self._crew.live.guest(self._guest.vmid)
+            running = self._runs_now(plan.state.snapshots.running)
         except errors.PveError:
-            found = None
-        running = plan.state.snapshots.running if found is None or found.unknown else found.status == "running"
+            running = plan.state.snapshots.running
         return consistency.foreseen(plan.guest.type, plan.state.config, running, plan.vmstate)
+
+    def _runs_now(self, before: bool) -> bool:
+        """A VM that has been started must not pass for a stopped one: that is worth a call. One that has been stopped
+        is as good as frozen, and a shared look now and then will do."""
+        if not before:
+            return self._crew.cluster.snapshots(self._guest).running
+        found = self._crew.live.guest(self._guest.vmid, age=STATUS_AGE)
+        return before if found is None or found.unknown else found.status == "running"
 
     def _log_tells(self, upid: Optional[str]) -> Generator[object, Any, consistency.Consistency]:
         """Read without a slot: the next guest need not wait for it."""
