@@ -15,6 +15,8 @@ from ansible_collections.pve.autosnap.plugins.module_utils import arguments
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs import acting, guest_commands
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.agent import agent
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.run import Ending, Report, connect
+from ansible_collections.pve.autosnap.plugins.module_utils.pve.agent import Agent
+from ansible_collections.pve.autosnap.plugins.module_utils.pve.cluster import Cluster
 from simulator.running import Running, until
 from worlds import ALL, SECRET, TOKEN, daily, entry, guest, hook, names, params, run_clean, run_snap, world, writes
 
@@ -327,11 +329,22 @@ def test_commands_need_their_privilege_and_an_agent() -> None:
         assert not names(cluster, 100) and not names(cluster, 101)
 
 
-def test_commands_follow_a_guest_to_its_new_node() -> None:
-    with Running(allowed(guest(100), guest(101))) as cluster:
-        cluster.when_seen(r"GET .*/100/snapshot", lambda: setattr(cluster.pve.vm(100), "node", "pve2"))
+@pytest.mark.parametrize("before", ["start", "ended", "start_regardless"])
+def test_commands_follow_a_guest_to_its_new_node(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It moves right before the command is started, while it runs, or before the one after the snapshot."""
+    with Running(allowed(guest(100))) as cluster:
+        original, moved = getattr(Agent, before), []
+
+        def move(agent: Agent, *arguments: Any) -> Any:
+            if not moved:
+                moved.append(True)
+                cluster.pve.vm(100).node = "pve2"
+            return original(agent, *arguments)
+
+        monkeypatch.setattr(Agent, before, move)
         report = run_snap(cluster, guest_commands=COMMANDS)
-        assert not report.failed and asked(cluster, 100)[-1] == "exec /bin/resume"
+        assert not report.failed and len(names(cluster, 100)) == 1, entry(report, 100)
+        assert asked(cluster, 100) == ["exec /bin/quiesce a b --now", "exec /bin/resume"]
 
 
 def test_check_mode_runs_no_command() -> None:
@@ -414,12 +427,18 @@ def test_a_lost_answer_to_the_change_is_looked_for() -> None:
         assert statuses(report) == {101: "waiting"} and report.result["changed"]
 
 
-def test_somebody_else_s_change_in_between_is_not_written_over() -> None:
+def test_somebody_else_s_change_in_between_is_not_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with Running(options_world()) as cluster:
-        cluster.when_seen(r"GET .*/103/config", lambda: cluster.pve.vm(103).config.update(agent="0,type=isa"), 2)
+        original = Cluster.enable_agent
+
+        def late(self: Cluster, *arguments: Any) -> None:
+            cluster.pve.vm(103).config["agent"] = "0,type=isa"
+            original(self, *arguments)
+
+        monkeypatch.setattr(Cluster, "enable_agent", late)
         report = agent_options(cluster, guests="103", enable=True)
-        assert statuses(report) in ({103: "failed"}, {103: "enabled"})
-        assert "type=isa" in cluster.pve.vm(103).config["agent"]
+        assert statuses(report) == {103: "failed"} and "checksum mismatch" in entry(report, 103)["reason"]
+        assert cluster.pve.vm(103).config["agent"] == "0,type=isa"
 
 
 def test_the_option_needs_its_privilege_and_a_vm() -> None:

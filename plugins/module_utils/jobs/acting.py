@@ -360,8 +360,8 @@ class GuestRun:
         """Create, between the commands in the guest: that after it follows whatever became of the others."""
         if not self._plan.commands:
             return (yield from self._take(name))
-        problem = yield from self._command_before()
         try:
+            problem = yield from self._crew.commands.run(self._where, PRE)
             self._go_on()
             if problem:
                 self._command_failed(problem)
@@ -374,16 +374,11 @@ class GuestRun:
         yield from self._command_after()
         return done
 
-    def _command_before(self) -> Generator[object, Any, str]:
-        """What went wrong with it; on a guest that moved meanwhile, once more on its new node."""
-        try:
-            return (yield from self._crew.commands.run(self._guest, PRE))
-        except errors.PveError:
-            if not self._followed():
-                raise
-        yield self._slot(CREATE)
-        self._go_on()
-        return (yield from self._crew.commands.run(self._guest, PRE))
+    def _where(self, anew: bool) -> Guest:
+        """The guest on its node, looked up where that is asked for."""
+        if anew:
+            self._followed()
+        return self._guest
 
     def _command_failed(self, problem: str) -> None:
         """Finished where ``on_error`` does not go on without it."""
@@ -392,15 +387,7 @@ class GuestRun:
         self.outcome.warnings.append(problem)
 
     def _command_after(self) -> Generator[object, Any, None]:
-        """Whatever happens, without waiting for a slot."""
-        try:
-            try:
-                problem = yield from self._crew.commands.run(self._guest, POST)
-            except errors.PveError:
-                self._followed()
-                problem = yield from self._crew.commands.run(self._guest, POST)
-        except errors.PveError as error:
-            problem = "guest command post could not be started: {0}".format(error.message)
+        problem = yield from self._crew.commands.run(self._where, POST)
         if problem:
             (self.outcome.warnings if self._crew.commands.on_error == "continue" else self._troubles).append(problem)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, Dict, Generator, List, Optional
+from typing import Any, Callable, Dict, Generator, List, Optional, TypeVar
 
 from ..arguments import GuestCommands
 from ..model import Guest
@@ -24,6 +24,8 @@ POLL_FIRST = 0.2  # seconds, then twice as long each time
 POLL_MAX = 2.0
 
 Steps = Generator[object, Any, str]
+Where = Callable[[bool], Guest]
+_Answer = TypeVar("_Answer")
 
 
 class CommandRunner:
@@ -41,33 +43,32 @@ class CommandRunner:
         """What to do when one goes wrong."""
         return self._wanted.on_error if self._wanted else "continue"
 
-    def run(self, guest: Guest, phase: str) -> Steps:
+    def run(self, where: Where, phase: str) -> Steps:
         """Run the command of a phase; a sentence on what went wrong, an empty text where all is well.
 
-        That after the snapshot is started whatever happens; where the run ends, its end is not waited for.
-        Raises the error of a guest that is not on its node any more: nothing was started then.
+        ``where`` tells the guest with the node that it is on, and with True looks it up anew. The command after the
+        snapshot is started whatever happens; where the run ends, its end is not waited for.
         """
         command = getattr(self._wanted, phase, ())
         if not command:
             return ""
         began = time.monotonic()
         ended = Ended(None, "")
+        start = self._agent.start_regardless if phase == POST else self._agent.start
         try:
-            pid = (self._agent.start_regardless if phase == POST else self._agent.start)(guest, command)
+            pid = _there(where, lambda guest: start(guest, command))
         except errors.PveError as error:
-            if error.kind == errors.MOVED:
-                raise
             problem = "could not be started: {0}".format(error.message)
         else:
             try:
-                ended = yield from self._its_end(guest, pid)
+                ended = yield from self._its_end(where, pid)
                 problem = _problem(ended)
             except errors.PveError as error:
                 problem = "was started, but its end was not seen: {0}".format(error.message)
             except (AttributeError, TypeError, ValueError) as error:
                 # An answer of a shape never seen must not keep the command after the snapshot from being started.
                 problem = "was started, but the answer about it was not understood: {0!r}".format(error)
-        self._note(guest, phase, ended, round(time.monotonic() - began, 1), problem)
+        self._note(where(False), phase, ended, round(time.monotonic() - began, 1), problem)
         return problem and "guest command {0} {1}".format(phase, problem)
 
     def foresee(self, guest: Guest) -> None:
@@ -76,12 +77,12 @@ class CommandRunner:
             if getattr(self._wanted, phase, ()):
                 self.calls.append({"vmid": guest.vmid, "phase": phase, "would_run": True})
 
-    def _its_end(self, guest: Guest, pid: int) -> Generator[object, Any, Ended]:
+    def _its_end(self, where: Where, pid: int) -> Generator[object, Any, Ended]:
         timeout = self._wanted.timeout if self._wanted else 0.0
         deadline = time.monotonic() + timeout
         pause = POLL_FIRST
         while True:
-            ended = self._agent.ended(guest, pid)
+            ended = _there(where, lambda guest: self._agent.ended(guest, pid))
             if ended is not None:
                 return ended
             left = deadline - time.monotonic()
@@ -97,6 +98,16 @@ class CommandRunner:
             self.calls.append({
                 "vmid": guest.vmid, "phase": phase, "rc": ended.code, "output": output, "duration": duration,
                 "problem": problem})
+
+
+def _there(where: Where, call: Callable[[Guest], _Answer]) -> _Answer:
+    """A call about a guest; on one that moved meanwhile, with its agent and what runs in it, once more on its new node."""
+    try:
+        return call(where(False))
+    except errors.PveError as error:
+        if error.kind != errors.MOVED:
+            raise
+        return call(where(True))
 
 
 def _problem(ended: Ended) -> str:
