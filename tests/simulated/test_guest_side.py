@@ -427,6 +427,14 @@ def test_a_lost_answer_to_the_change_is_looked_for() -> None:
         assert statuses(report) == {101: "waiting"} and report.result["changed"]
 
 
+def test_what_was_switched_on_counts_as_changed_also_where_it_cannot_be_read_then() -> None:
+    with Running(options_world()) as cluster:
+        cluster.pve.fault("GET", "/103/config$", times=None, status=403, reason="Permission check failed", after=2)
+        report = agent_options(cluster, guests="103", enable=True)
+        assert statuses(report) == {103: "failed"} and report.result["changed"]
+        assert cluster.pve.vm(103).config["agent"] == "enabled=1"
+
+
 def test_somebody_else_s_change_in_between_is_not_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with Running(options_world()) as cluster:
         original = Cluster.enable_agent

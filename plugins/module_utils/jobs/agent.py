@@ -115,9 +115,11 @@ def _enable(cluster: Cluster, plan: AgentPlan) -> AgentPlan:
     """Carry a plan out, and read what became of it, also where the answer was lost."""
     if not plan.enable:
         return plan
+    done = False
     try:
         try:
             cluster.enable_agent(plan.guest, plan.option)
+            done = True
         except errors.LostWrite as error:
             if not cluster.agent_option(plan.guest).enabled:
                 raise error
@@ -125,7 +127,7 @@ def _enable(cluster: Cluster, plan: AgentPlan) -> AgentPlan:
     except errors.PveError as error:
         if errors.is_fatal(error):
             raise
-        return replace(plan, enable=error.uncertain, problem=error.message, status=FAILED)
+        return replace(plan, enable=done or error.uncertain, problem=error.message, status=FAILED)
 
 
 def _entry(plan: AgentPlan) -> Dict[str, Any]:
