@@ -126,6 +126,16 @@ def test_what_could_not_be_thawed_is_tried_again_by_the_next_thaw(dispatcher: Di
     assert len(calls(dispatcher)) == 5
 
 
+def test_a_thaw_that_fails_again_and_again_is_never_told_as_done(dispatcher: Dispatcher) -> None:
+    noting(dispatcher, "10-a", "exit 1")
+    assert dispatcher.run("freeze").returncode == 1
+    assert dispatcher.run("thaw").returncode == 1
+    assert dispatcher.log.endswith(" not everything could be thawed\n")
+    noting(dispatcher, "10-a")
+    assert dispatcher.run("thaw").returncode == 0
+    assert calls(dispatcher) == ["10-a freeze", "10-a thaw", "10-a thaw", "10-a thaw"]
+
+
 def test_when_the_agent_ends_all_is_released_and_that_is_told(dispatcher: Dispatcher) -> None:
     noting(dispatcher, "10-a")
     assert dispatcher.run("release").returncode == 0 and calls(dispatcher) == []
