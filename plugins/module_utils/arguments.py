@@ -26,11 +26,13 @@ from ansible.module_utils.common.parameters import env_fallback
 from .policy import health, naming, selection
 from .policy.retention import PERIODS, Retention
 from .policy.storage_guard import Limits
-from .pve.session import Credentials, base_url
+from .pve.credentials import Credentials, Secrets
+from .pve.session import base_url
 
-_DURATION = re.compile(r"\A\s*(\d+)\s*([smhd]?)\s*\Z")
+_DURATION = re.compile(r"\A\s*([0-9]{1,10})\s*([smhd]?)\s*\Z")
+SECONDS_MAX = 100 * 366 * 86400
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_SIZE = re.compile(r"\A\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*\Z")
+_SIZE = re.compile(r"\A\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([KMGT]?)(?:i?B)?\s*\Z")
 _BYTES = {"": 1, "K": 1024, "M": 1024 ** 2, "G": 1024 ** 3, "T": 1024 ** 4}
 MADE_BY_MAX = 500
 _HEADER = re.compile(r"\A[\x21-\x7e]+\Z")  # what a header may hold without being split or refused
@@ -220,7 +222,7 @@ class Connection:
     credentials: Credentials
     verify: Any
     timeout: float
-    secrets: frozenset[str] = field(repr=False)
+    secrets: Secrets = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -331,15 +333,25 @@ def duration(option: str, value: Any) -> int:
     """Seconds of ``30``, ``30s``, ``15m``, ``26h`` or ``7d``."""
     match = _DURATION.match(str(value))
     if not match:
-        raise InputError(option, "'{0}' is not a duration; write seconds, or 30s, 15m, 26h, 7d".format(value))
-    return int(match.group(1)) * _SECONDS[match.group(2)]
+        raise InputError(option, "'{0}' is not a duration; write seconds, or 30s, 15m, 26h, 7d".format(_short(value)))
+    seconds = int(match.group(1)) * _SECONDS[match.group(2)]
+    if seconds > SECONDS_MAX:
+        raise InputError(
+            option, "'{0}' is more than a hundred years; write a shorter time, or 0 where that means none".format(value))
+    return seconds
+
+
+def _short(value: Any) -> str:
+    """A value as it may stand in a sentence."""
+    text = str(value)
+    return text if len(text) <= 60 else text[:60] + "..."
 
 
 def size(option: str, value: Any) -> int:
     """Bytes of ``0``, ``50G``, ``1.5TiB``."""
     match = _SIZE.match(str(value))
     if not match:
-        raise InputError(option, "'{0}' is not a size; write bytes, or 500M, 50G, 1.5T".format(value))
+        raise InputError(option, "'{0}' is not a size; write bytes, or 500M, 50G, 1.5T".format(_short(value)))
     return int(float(match.group(1)) * _BYTES[match.group(2)])
 
 
@@ -351,18 +363,19 @@ def connection(params: Mapping[str, Any], environ: Optional[Mapping[str, str]] =
     if not params["api_host"]:
         raise InputError("api_host", "it is empty; name at least one host of the cluster")
     credentials = _credentials(params, env)
-    secrets = frozenset(s for s in (credentials.password, credentials.otp, credentials.token_secret) if s)
     return Connection(
         hosts=tuple(params["api_host"]),
         port=params["api_port"],
         credentials=credentials,
         verify=_verify(params),
         timeout=float(_at_least_one("api_timeout", duration("api_timeout", params["api_timeout"]))),
-        secrets=secrets,
+        secrets=Secrets(credentials.secrets),
     )
 
 
 def _check_host(host: str, port: int) -> None:
+    if not 1 <= port <= 65535:
+        raise InputError("api_port", "'{0}' is not a port; it is a number from 1 to 65535, usually 8006".format(_short(port)))
     try:
         base_url(host, port)
     except ValueError:
@@ -606,11 +619,11 @@ def _expected(value: Any) -> Tuple[int, Optional[frozenset[int]]]:
         return _natural(value), None
     except ValueError:
         raise InputError(
-            "expect_guests", "{0!r} is neither a number of guests nor a list of ids".format(value)) from None
+            "expect_guests", "'{0}' is neither a number of guests nor a list of ids".format(_short(value))) from None
 
 
 def _natural(value: Any) -> int:
-    if isinstance(value, bool) or not re.match(r"\A\d+\Z", str(value)):
+    if isinstance(value, bool) or not re.match(r"\A[0-9]{1,9}\Z", str(value)):
         raise ValueError(value)
     return int(value)
 

@@ -7,26 +7,45 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+import traceback
+from typing import Any, Callable, Optional
 
 from .arguments import Connection, InputError, connection
+from .jobs import lifeline
 from .jobs.run import Report
 from .pve.errors import PveError
 
 
 def run(module: Any, job: Callable[[Connection], Report]) -> None:
     """Check the connection's arguments, do the job, and end the module (an AnsibleModule)."""
+    lifeline.watch()
+    access: Optional[Connection] = None
     try:
         access = connection(module.params)
-        module.no_log_values.update(access.secrets)
         report = job(access)
     except InputError as error:
+        _hide(module, access)
         module.fail_json(msg=str(error), failure={"code": "input", "message": str(error)})
     except PveError as error:
+        _hide(module, access)
         module.fail_json(msg=error.message, failure=error.failure())
+    except Exception as error:
+        # The last line of defence: whatever it is, the module ends with an answer and without a secret in it.
+        _hide(module, access)
+        text = "internal error: {0}: {1}".format(type(error).__name__, str(error)[:200])
+        module.fail_json(
+            msg=text + "; what it had begun goes on, and the next run says what became of it; please report it with the "
+            "output of -vvv", failure={"code": "internal", "message": text}, exception=traceback.format_exc())
     else:
+        _hide(module, access)
         for warning in report.warnings:
             module.warn(warning)
         if report.failed:
             module.fail_json(msg=report.message, **report.result)
         module.exit_json(msg=report.message, **report.result)
+
+
+def _hide(module: Any, access: Optional[Connection]) -> None:
+    """Law 12, also for what the server handed out meanwhile."""
+    if access is not None:
+        module.no_log_values.update(access.secrets)

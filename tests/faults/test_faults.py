@@ -477,7 +477,7 @@ def test_our_snapshot_vanishes_behind_our_back() -> None:
         slow = hook(cluster.directory, "case $CV4PVE_AUTOSNAP_PHASE in snap-create-post) sleep 1 ;; esac\n")
         answer = module(cluster, hook=slow)
         assert answer.statuses == but(g100="failed")
-        assert "nothing was pruned" in answer.of(100)["reason"]
+        assert "nothing more was pruned" in answer.of(100)["reason"]
         assert before[100].items() <= state_of(cluster)[100].items()
 
 

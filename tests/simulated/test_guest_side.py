@@ -309,7 +309,7 @@ def test_an_answer_of_a_shape_never_seen_stops_nothing(answer: dict[str, Any]) -
         report = run_snap(cluster, guest_commands=COMMANDS)
         found = entry(report, 100)
         assert (found["status"], found["red"]) == ("created", True) and found["snapshot"] in names(cluster, 100)
-        assert "the answer about it was not understood" in found["reason"]
+        assert "a command in guest 100 was not understood" in found["reason"]
 
 
 def test_a_lost_start_is_a_veto_before_and_sent_again_after() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import threading
 import time
 from typing import Any
@@ -15,7 +16,7 @@ from ansible_collections.pve.autosnap.plugins.module_utils.jobs import acting
 from ansible_collections.pve.autosnap.plugins.module_utils.pve import errors, session
 from ansible_collections.pve.autosnap.plugins.module_utils.pve.cluster import Cluster
 from simulator.running import Running
-from worlds import daily, entry, guest, names, run_clean, run_snap, world, writes
+from worlds import daily, entry, guest, hook, names, run_clean, run_snap, world, writes
 
 FOREIGN = {"name": "before_upgrade", "age": 90_000_000, "description": "made by hand"}
 PINNED = {"name": "autodaily200101000000", "age": 80_000_000, "description": "cv4pve-autosnap\nkeep this one"}
@@ -225,6 +226,46 @@ def test_law_5_another_snapshot_of_the_same_name_is_not_the_same(
         report = run_clean(cluster, keep=1)
         assert entry(report, 100)["pruned"] == [second]
         assert oldest in names(cluster, 100)
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize("job", ["clean", "snap"])
+def test_law_5_is_looked_at_before_each_delete(job: str, hooked: bool, tmp_path: pathlib.Path) -> None:
+    """While the first delete runs somebody deletes the two newest: of what is left then, the newest stays."""
+    with Running(world(guest(100, snapshots=daily(4), delete_seconds=1.0))) as cluster:
+        before = names(cluster, 100)
+
+        def interfere() -> None:
+            for name in names(cluster, 100)[-2:]:
+                cluster.pve.drop_snapshot(cluster.pve.guest(100), name)
+
+        cluster.when_seen(r"DELETE ", interfere)
+        path = hook(tmp_path, "exit 0\n") if hooked else None
+        report = run_clean(cluster, keep=1, hook=path) if job == "clean" else run_snap(cluster, keep=1, hook=path)
+        if job == "clean":
+            assert names(cluster, 100) == [before[1]] and not report.failed
+        else:
+            # Its own new one is among those that went.
+            assert names(cluster, 100) == before[1:3] and entry(report, 100)["status"] == "failed"
+        assert entry(report, 100)["pruned"] == [before[0]]
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_law_5_a_foreign_snapshot_under_a_planned_name_is_not_deleted(hooked: bool, tmp_path: pathlib.Path) -> None:
+    with Running(world(guest(100, snapshots=daily(4), delete_seconds=1.0))) as cluster:
+        before = names(cluster, 100)
+        cluster.when_seen(
+            r"DELETE ", lambda: cluster.pve.guest(100).snapshots[before[2]].update(description="mine", snaptime=1_700_000_000))
+        report = run_clean(cluster, keep=1, hook=hook(tmp_path, "exit 0\n") if hooked else None)
+        assert set(names(cluster, 100)) == {before[2], before[3]}
+        assert entry(report, 100)["pruned"] == before[:2]
+
+
+def test_law_5_costs_one_call_for_each_delete() -> None:
+    with Running(world(guest(100, snapshots=daily(6)))) as cluster:
+        run_clean(cluster, keep=1)
+        lists = [path for method, path, *_rest in cluster.pve.log if method == "GET" and path.endswith("/100/snapshot")]
+        assert len(lists) == 1 + 5
 
 
 def test_law_6_deletes_are_never_forced() -> None:

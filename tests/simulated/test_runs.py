@@ -19,7 +19,7 @@ from ansible_collections.pve.autosnap.plugins.module_utils.jobs import acting, r
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.run import connect
 from ansible_collections.pve.autosnap.plugins.module_utils.model import Guest
 from ansible_collections.pve.autosnap.plugins.module_utils.pve import session as session_module
-from ansible_collections.pve.autosnap.plugins.module_utils.pve import tasks, watcher
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import tasks, ticket, watcher
 from ansible_collections.pve.autosnap.plugins.module_utils.pve.cluster import Cluster
 from ansible_collections.pve.autosnap.plugins.module_utils.pve.errors import (
     AuthenticationFailed,
@@ -282,7 +282,7 @@ def test_a_nameless_guest_on_a_living_node_gets_its_name_from_its_config() -> No
 
 def test_password_login_and_renewal(monkeypatch: pytest.MonkeyPatch) -> None:
     with Running(world(guest(100, create_seconds=0.3))) as cluster:
-        monkeypatch.setattr(session_module, "TICKET_RENEW_AGE", 0.1)
+        monkeypatch.setattr(ticket, "TICKET_RENEW_AGE", 0.1)
         report = run_snap(cluster, api_token=None, api_user="autosnap@pve", api_password="pass-word-77")
         assert entry(report, 100)["status"] == "created"
         logins = [path for method, path, *_rest in cluster.pve.log if path.endswith("/access/ticket")]
@@ -741,12 +741,36 @@ def test_many_that_wait_for_the_resources_share_one_failure() -> None:
     assert len(failed) == 20 and len(asked) <= 2
 
 
-@pytest.mark.parametrize("answer", [[{"type": "qemu", "vmid": 100}], ["x"], 7])
-def test_resources_of_an_unknown_shape_are_an_error_with_a_sentence(answer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resources_that_are_no_list_are_an_error_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with Running(world(guest(100))) as cluster:
-        monkeypatch.setattr(session_module.Session, "read", lambda self, *path, **values: session_module.Answer(answer))
-        with pytest.raises(PveError, match="/cluster/resources was not understood"):
+        monkeypatch.setattr(session_module.Session, "read", lambda self, *path, **values: session_module.Answer(7))
+        with pytest.raises(PveError, match="the answer about the cluster's resources was not understood"):
             run_snap(cluster)
+
+
+ODD_ENTRIES = [
+    {"vmid": 101, "id": "qemu/101"}, {"type": ["qemu"], "vmid": 101}, {"type": "qemu", "vmid": 101}, "x", None,
+    {"type": "qemu", "vmid": "many", "node": "pve1"}, {"type": "qemu", "vmid": 1e300, "node": "pve1"},
+    {"type": "lxc", "vmid": 101, "node": "../../access"}, {"type": "qemu", "vmid": 100, "node": "pve2", "id": "qemu/100"}]
+
+
+@pytest.mark.parametrize("odd", ODD_ENTRIES, ids=repr)
+@pytest.mark.parametrize("on_unmatched", ["fail", "warn"])
+def test_law_10_an_entry_of_the_cluster_that_cannot_be_read_is_named(
+    odd: Any, on_unmatched: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = session_module.Session.read
+
+    def read(self: Any, *path: object, **values: Any) -> Any:
+        answer = original(self, *path, **values)
+        return session_module.Answer([*answer.data, odd]) if path == ("cluster", "resources") else answer
+
+    monkeypatch.setattr(session_module.Session, "read", read)
+    with Running(world(guest(100))) as cluster:
+        for report in (run_snap(cluster, on_unmatched=on_unmatched), run_info(cluster, on_unmatched=on_unmatched)):
+            assert len(report.result["unreadable"]) == 1 and report.result["unreadable"][0] in report.warnings
+            assert report.failed == (on_unmatched == "fail")
+        assert len(names(cluster, 100)) == 1
 
 
 def test_a_secret_in_the_wrong_option_is_not_repeated() -> None:

@@ -50,7 +50,7 @@ def respond(status: int, body: Any = None, reason: str = "OK", text: str | None 
 
 def scripted(handler: Handler, monkeypatch: Any, hosts: tuple[str, ...] = ("a",), credentials: Credentials = TOKEN) -> Session:
     """A Session over ``handler`` that does not really sleep."""
-    monkeypatch.setattr(session_module, "_adapter", lambda: HandlerAdapter(handler))
+    monkeypatch.setattr(session_module, "_adapter", lambda calls, secrets: HandlerAdapter(handler))
     return Session(hosts, 8006, credentials, True, 5.0, sleep=lambda seconds: None)
 
 

@@ -80,11 +80,12 @@ def call(kind: str, record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def ticket(record: dict[str, Any], login: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    import requests
-
-    monkeypatch.setattr(requests, "post", lambda *args, **kwargs: recorded_response(record))
     version = next(r for r in records("9.2") if path_of(r) == ["version"] and r["response"]["status"] == 200)
-    return scripted(lambda request: recorded_response(version), monkeypatch, credentials=login).read("version").data
+
+    def answer(request: Any) -> Any:
+        return recorded_response(record if request.url.endswith("/access/ticket") else version)
+
+    return scripted(answer, monkeypatch, credentials=login).read("version").data
 
 
 @pytest.mark.parametrize(("kind", "record"), CASES)

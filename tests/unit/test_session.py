@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import http.client
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 import requests
 import urllib3
-from ansible_collections.pve.autosnap.plugins.module_utils.pve import errors
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import errors, transport
 from ansible_collections.pve.autosnap.plugins.module_utils.pve import session as session_module
-from ansible_collections.pve.autosnap.plugins.module_utils.pve.session import Credentials, Session
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import ticket as ticket_module
+from ansible_collections.pve.autosnap.plugins.module_utils.pve.credentials import Credentials, Secrets
+from ansible_collections.pve.autosnap.plugins.module_utils.pve.session import Session
 from support import respond, scripted
 
 PASSWORD = Credentials("u@pve", password="hunter2-secret")
@@ -193,18 +196,18 @@ def test_failover_goes_round_and_checks_the_cluster(monkeypatch: pytest.MonkeyPa
 
 
 class Logins:
-    """A server's side of POST /access/ticket."""
+    """A server's side of POST /access/ticket; ``others`` answers everything else."""
 
-    def __init__(self, *answers: Any) -> None:
+    def __init__(self, *answers: Any, others: Any = None) -> None:
         self.answers = list(answers)
+        self.others = others or Script(respond(200, OK))
         self.passwords: list[str] = []
 
-    def __call__(self, url: str, data: dict[str, str], **_unused: Any) -> Any:
-        self.passwords.append(data["password"])
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    def __call__(self, request: requests.PreparedRequest) -> Any:
+        if not str(request.url).endswith("/access/ticket"):
+            return self.others(request)
+        self.passwords.append(parse_qs(str(request.body))["password"][0])
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
 def ticket(text: str) -> Any:
@@ -213,32 +216,29 @@ def ticket(text: str) -> Any:
 
 def test_one_login_for_a_run_and_a_renewal_with_the_old_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
     logins = Logins(ticket("T1"), ticket("T2"))
-    monkeypatch.setattr(requests, "post", logins)
-    session = scripted(Script(respond(200, OK)), monkeypatch, credentials=PASSWORD)
+    session = scripted(logins, monkeypatch, credentials=PASSWORD)
     session.read("x")
     session.read("x")
     assert logins.passwords == ["hunter2-secret"]
-    monkeypatch.setattr(session_module, "TICKET_RENEW_AGE", -1.0)
+    monkeypatch.setattr(ticket_module, "TICKET_RENEW_AGE", -1.0)
     session.read("x")
     assert logins.passwords == ["hunter2-secret", "T1"]
 
 
 def test_a_renewal_that_is_refused_falls_back_to_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
     logins = Logins(ticket("T1"), respond(401, {"data": None}, "authentication failure"), ticket("T3"))
-    monkeypatch.setattr(requests, "post", logins)
-    session = scripted(Script(respond(200, OK)), monkeypatch, credentials=PASSWORD)
+    session = scripted(logins, monkeypatch, credentials=PASSWORD)
     session.read("x")
-    monkeypatch.setattr(session_module, "TICKET_RENEW_AGE", -1.0)
+    monkeypatch.setattr(ticket_module, "TICKET_RENEW_AGE", -1.0)
     session.read("x")
     assert logins.passwords == ["hunter2-secret", "T1", "hunter2-secret"]
 
 
 def test_a_refused_ticket_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "post", Logins(ticket("T1"), ticket("T2")))
     refused = respond(401, text="", reason="Authentication failed!")
-    session = scripted(Script(refused, respond(200, OK)), monkeypatch, credentials=PASSWORD)
-    assert session.read("x").data == "fine"
-    session = scripted(Script(refused), monkeypatch, credentials=PASSWORD)
+    logins = Logins(ticket("T1"), ticket("T2"), others=Script(refused, respond(200, OK)))
+    assert scripted(logins, monkeypatch, credentials=PASSWORD).read("x").data == "fine"
+    session = scripted(Logins(ticket("T1"), ticket("T2"), others=Script(refused)), monkeypatch, credentials=PASSWORD)
     with pytest.raises(errors.AuthenticationFailed):
         session.read("x")
 
@@ -256,15 +256,14 @@ def test_a_refused_ticket_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_a_login_that_fails(answer: Any, expected: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "post", Logins(answer))
     with pytest.raises(expected) as raised:
-        scripted(Script(respond(200, OK)), monkeypatch, credentials=PASSWORD).read("x")
+        scripted(Logins(answer), monkeypatch, credentials=PASSWORD).read("x")
     assert "hunter2-secret" not in str(raised.value)
 
 
 def test_a_login_while_replacing_a_ticket_that_finds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "post", Logins(ticket("T1"), REFUSED))
-    session = scripted(Script(respond(401, text="", reason="x")), monkeypatch, credentials=PASSWORD)
+    logins = Logins(ticket("T1"), REFUSED, others=Script(respond(401, text="", reason="x")))
+    session = scripted(logins, monkeypatch, credentials=PASSWORD)
     with pytest.raises(errors.HostUnreachable):
         session.read("x")
 
@@ -278,7 +277,7 @@ def test_a_missing_library_is_named(variable: str, library: str, monkeypatch: py
 
 def test_a_connection_that_idled_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """api-facts 6: the server closes after 5 s; the race is lost by whoever sends then."""
-    pool = session_module._adapter().poolmanager.connection_from_host("127.0.0.1", 1, "https")
+    pool = session_module._adapter(transport.Calls(5.0), Secrets()).poolmanager.connection_from_host("127.0.0.1", 1, "https")
     closed: list[int] = []
     monkeypatch.setattr("urllib3.connectionpool.is_connection_dropped", lambda connection: False)
     connection = pool._get_conn()
@@ -286,7 +285,7 @@ def test_a_connection_that_idled_is_not_used_again(monkeypatch: pytest.MonkeyPat
     pool._put_conn(connection)
     assert pool._get_conn() is connection and not closed
     pool._put_conn(connection)
-    monkeypatch.setattr(session_module, "IDLE_MAX", -1.0)
+    monkeypatch.setattr(transport, "IDLE_MAX", -1.0)
     assert pool._get_conn() is connection and closed == [1]
 
 

@@ -114,6 +114,7 @@ class Crew:
     heard: Callable[[], bool]
     broken: List[Dict[str, object]] = field(default_factory=list)
     fatal: Optional[errors.PveError] = None
+    outcomes: List[Outcome] = field(default_factory=list)
     live: LiveResources = field(init=False)
 
     def __post_init__(self) -> None:
@@ -570,35 +571,25 @@ class GuestRun:
             self._plan.state.config, storages, self._plan.vmstate, self._crew.guard, storage_guard.Ledger(others)).refusal
 
     def _prune(self) -> Steps:
-        """Delete what retention does not keep, as far as it is agreed on just before (law 5)."""
-        yield from self._delete_each(self._agreed, self._still_agreed)
+        """Delete what retention does not keep, as far as it is agreed on just before each delete (law 5)."""
+        yield from self._delete_each(self._agreed)
 
     def _repair(self) -> Steps:
         """Delete broken entries, forced only on a guest whose lock was just read as unset (law 6)."""
-        yield from self._delete_each(self._broken, self._still_broken, self._crew.limits.repair == "force")
+        yield from self._delete_each(self._broken, self._crew.limits.repair == "force")
 
-    def _delete_each(
-        self, choose: Callable[[], Tuple[Snapshot, ...]], still: Callable[[Snapshot], bool], force: bool = False
-    ) -> Steps:
-        """Delete what ``choose`` reads, one after the other in one slot.
+    def _delete_each(self, choose: Callable[[], Tuple[Snapshot, ...]], force: bool = False) -> Steps:
+        """Delete what ``choose`` reads, one after the other in one slot; it is asked again right before each delete.
 
-        After every wait, and when the guest moved, it is read anew: what was to go may be pinned by then.
-        ``still`` looks once more right before each delete, where that is needed.
+        A delete may take half an hour, in which somebody deletes or pins others.
         """
         while True:
             yield from self._begin(DELETE)
-            try:
-                chosen = choose()
-            except errors.PveError as error:
-                self._follow(error)
-                continue
-            for snapshot in chosen:
-                self._go_on()
-                if not (yield from self._delete(snapshot, still, force)):
-                    break
-            else:
-                if not self._guest.lock:
-                    return
+            chosen = self._chosen(choose)
+            while chosen:
+                chosen = yield from self._delete(chosen, choose, force)
+            if chosen is not None and not self._guest.lock:
+                return
 
     def _agreed(self) -> Tuple[Snapshot, ...]:
         """Law 5: what the plan and a plan made of a fresh list both prune."""
@@ -607,7 +598,7 @@ class GuestRun:
         if created is not None:
             created = next((s for s in listed if s.name == created.name and not s.snapstate), None)
             if created is None:
-                raise Finished("failed", "snapshot {0} was made but is not in the list; nothing was pruned".format(
+                raise Finished("failed", "snapshot {0} was made but is not in the list; nothing more was pruned".format(
                     self.outcome.snapshot))
         now = self._crew.session.clock.now()
         if created is not None and not believable(created, now):
@@ -621,10 +612,14 @@ class GuestRun:
         return tuple(s for s in pruned(first) if _identity(s) in identity)
 
     def _delete(
-        self, snapshot: Snapshot, still: Callable[[Snapshot], bool], force: bool
-    ) -> Generator[object, Any, bool]:
-        """Delete a snapshot; False when all must be looked at anew: the guest moved, a lock was waited for, or what
-        ``still`` looks at after the pre hook, which may have taken minutes, is not as it was."""
+        self, chosen: Tuple[Snapshot, ...], choose: Callable[[], Tuple[Snapshot, ...]], force: bool
+    ) -> Generator[object, Any, Optional[Tuple[Snapshot, ...]]]:
+        """Delete the first of ``chosen``, which was read just now; what is to go after it.
+
+        None when the guest moved or a lock was waited for. A pre hook may take minutes, so after it ``choose`` is asked
+        again, and its answer names the next one too: that one has a hook of its own, and is looked at behind it.
+        """
+        snapshot, rest = chosen[0], chosen[1:]
         began = time.monotonic()
         veto = self._call_hook("snap-remove-pre", snapshot.name)
         if veto:
@@ -632,12 +627,16 @@ class GuestRun:
             raise Finished("skipped", veto, red=True)
         try:
             self._go_on()
-            if not still(snapshot):
-                self._changed_meanwhile += 1
-                if self._changed_meanwhile == CHANGES_MAX:
-                    raise Finished("failed", CHANGING)
-                self._call_hook("snap-remove-abort", snapshot.name, error="its snapshots or its lock changed", began=began)
-                return False
+            if self._crew.hooks.configured:
+                fresh = choose()
+                if snapshot not in fresh:
+                    self._changed_meanwhile += 1
+                    if self._changed_meanwhile == CHANGES_MAX:
+                        raise Finished("failed", CHANGING)
+                    self._call_hook(
+                        "snap-remove-abort", snapshot.name, error="its snapshots or its lock changed", began=began)
+                    return None
+                rest = tuple(other for other in fresh if other != snapshot)
             done = yield from self._awaited(self._crew.tasks.delete(
                 self._guest, snapshot.name, self._crew.limits.timeout, self._started, force))
         except (errors.PveError, Dropped) as error:
@@ -646,7 +645,7 @@ class GuestRun:
             if not isinstance(error, errors.PveError):
                 raise
             yield from self._not_deleted(snapshot, error)
-            return False
+            return None
         except Finished as end:
             self._call_hook("snap-remove-abort", snapshot.name, error=end.reason, began=began)
             raise
@@ -654,6 +653,11 @@ class GuestRun:
             self._call_hook("snap-remove-abort", snapshot.name, error="internal error", began=began)
             raise
         self._call_hook("snap-remove-post", snapshot.name, upid=done.upid, began=began)
+        self._deleted(snapshot, done, force)
+        return rest if self._crew.hooks.configured or not rest else self._chosen(choose)
+
+    def _deleted(self, snapshot: Snapshot, done: Done, force: bool) -> None:
+        """Note a delete that came to its end."""
         self._changed_meanwhile = 0
         if done.changed:
             (self.outcome.repaired if snapshot.snapstate else self.outcome.pruned).append(snapshot.name)
@@ -663,11 +667,15 @@ class GuestRun:
         self._waited, self._pause = 0.0, LOCK_POLL
         if done.warning:
             self.outcome.warnings.append("delete {0}: {1}".format(snapshot.name, done.warning))
-        return True
 
-    def _still_agreed(self, snapshot: Snapshot) -> bool:
-        """Law 5 once more where a hook ran since the list was read."""
-        return not self._crew.hooks.configured or snapshot in self._agreed()
+    def _chosen(self, choose: Callable[[], Tuple[Snapshot, ...]]) -> Optional[Tuple[Snapshot, ...]]:
+        """Law 5 before a delete; None when the guest moved."""
+        self._go_on()
+        try:
+            return choose()
+        except errors.PveError as error:
+            self._follow(error)
+            return None
 
     def _not_deleted(self, snapshot: Snapshot, error: errors.PveError) -> Steps:
         """A delete that failed: return to try again, or raise what ends the guest.
@@ -723,9 +731,6 @@ class GuestRun:
         listed = {_identity(s) for s in self._crew.cluster.snapshots(self._guest).snapshots}
         return tuple(s for s in self._plan.repairs if _identity(s) in listed)
 
-    def _still_broken(self, snapshot: Snapshot) -> bool:
-        return snapshot in self._broken()
-
     # ----------------------------------------------------------------- hooks
 
     def _call_hook(
@@ -758,6 +763,7 @@ def act(crew: Crew, plans: Tuple[GuestPlan, ...]) -> List[Outcome]:
     """Carry out the plans; one outcome for each, in their order."""
     limits = crew.limits
     runs = [GuestRun(crew, plan) for plan in plans]
+    crew.outcomes = [run.outcome for run in runs]
     hooked = crew.hooks.configured
     waited_for = hooked or any(plan.commands for plan in plans)
     slots = limits.creates.total + limits.deletes.total
@@ -769,4 +775,4 @@ def act(crew: Crew, plans: Tuple[GuestPlan, ...]) -> List[Outcome]:
             outcome = run.outcome
             crew.progress.ended(plan.guest.vmid, plan.guest.name or "", outcome.status, outcome.reason, outcome.red)
     workers.run([run for run, plan in zip(runs, plans) if plan.has_work])
-    return [run.outcome for run in runs]
+    return crew.outcomes

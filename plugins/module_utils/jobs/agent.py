@@ -80,6 +80,7 @@ def agent(settings: AgentSettings, session: Session, check: bool, diff: bool) ->
         "guests": entries,
         "summary": summary,
         "unmatched": [{"term": term.term, "exclude": term.exclude, "reason": term.reason} for term in situation.unmatched],
+        "unreadable": list(situation.resources.unreadable),
         "api_calls": session.calls,
         "duration": round(time.monotonic() - began, 1),
     }
@@ -90,7 +91,9 @@ def agent(settings: AgentSettings, session: Session, check: bool, diff: bool) ->
             "after": "".join(sorted(str(plan) if check else plan.line(plan.option.text) for plan in done))}
     message = "; ".join(problems) or "{0} VMs: {1}".format(len(entries), ", ".join(
         "{0} {1}".format(summary[status], status) for status in STATUSES if summary[status]))
-    warnings = ["selector term '{0}' {1}".format(term.term, term.reason) for term in situation.unmatched]
+    warnings = [
+        *situation.resources.unreadable,
+        *("selector term '{0}' {1}".format(term.term, term.reason) for term in situation.unmatched)]
     return Report(result, bool(problems), message, tuple(warnings))
 
 

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from typing import Iterable
+
 from ..arguments import CleanSettings
 from ..policy.storage_guard import Limits
 from ..pve.session import Session
@@ -14,7 +16,7 @@ from .plan import clean_retainer, plan_clean
 from .run import Job, Report, run
 
 
-def clean(settings: CleanSettings, session: Session, secrets: frozenset[str], check: bool, diff: bool) -> Report:
+def clean(settings: CleanSettings, session: Session, secrets: Iterable[str], check: bool, diff: bool) -> Report:
     """Run it, or in check mode show what it would do."""
     job = Job(
         name="clean",

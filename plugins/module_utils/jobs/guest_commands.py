@@ -16,6 +16,7 @@ from ..model import Guest
 from ..pve import errors
 from ..pve.agent import Agent, Ended
 from ..pve.tasks import Pause, TaskTimeout
+from .ending import Owed, nothing_owed
 from .hooks import OUTPUT_MAX, OUTPUT_TOTAL
 
 PRE = "pre"
@@ -31,8 +32,9 @@ _Answer = TypeVar("_Answer")
 class CommandRunner:
     """Runs them, and keeps what became of each. Safe to share between threads."""
 
-    def __init__(self, agent: Agent, wanted: Optional[GuestCommands]) -> None:
+    def __init__(self, agent: Agent, wanted: Optional[GuestCommands], owed: Owed = nothing_owed) -> None:
         self._agent = agent
+        self._owed = owed
         self._wanted = wanted
         self._lock = threading.Lock()
         self._room = OUTPUT_TOTAL
@@ -56,7 +58,9 @@ class CommandRunner:
         ended = Ended(None, "")
         start = self._agent.start_regardless if phase == POST else self._agent.start
         try:
-            pid = _there(where, lambda guest: start(guest, command))
+            # That after the snapshot is owed: it is tried also when the run has to end.
+            with self._owed(self._agent.owed_seconds if phase == POST else 0.0):
+                pid = _there(where, lambda guest: start(guest, command))
         except errors.PveError as error:
             problem = "could not be started: {0}".format(error.message)
         else:

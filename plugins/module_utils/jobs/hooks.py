@@ -11,19 +11,22 @@ Phases and ``CV4PVE_AUTOSNAP_*`` variables are those of cv4pve-autosnap (peers 1
 from __future__ import annotations
 
 import os
+import selectors
 import signal
 import subprocess
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, Iterable, List, Mapping, Optional
 
 from ..model import LXC, Guest
+from .ending import Owed, nothing_owed
 
 OUTPUT_MAX = 1024  # bytes of one call's output in the result
 OUTPUT_TOTAL = 64 * 1024  # of all calls together
 PREFIX = "CV4PVE_AUTOSNAP_"
 GRACE = 1.0
+TICK = 0.1  # seconds between two looks at whether a hook without output has ended
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,12 @@ class Hooks:
         keep: int,
         vmstate: bool,
         host: str,
-        secrets: frozenset[str],
+        secrets: Iterable[str],
         dry_run: bool,
+        owed: Owed = nothing_owed,
     ) -> None:
         self._path = path
+        self._owed = owed
         self._timeout = timeout
         self._job = {
             "LABEL": label,
@@ -88,7 +93,9 @@ class Hooks:
                 self.calls.append(note)
             return None
         began = time.monotonic()
-        code, output = self._execute(self._path, event)
+        # A post or abort follows every pre: the end of the run waits for it.
+        with self._owed(self._timeout + 3 * GRACE):
+            code, output = self._execute(self._path, event)
         note["rc"] = code
         note["duration"] = round(time.monotonic() - began, 1)
         with self._lock:
@@ -137,19 +144,17 @@ class Hooks:
         except (OSError, ValueError) as error:
             return None, "it could not be started ({0})".format(error)
         output = bytearray()
-        reader = threading.Thread(target=_drain, args=(process.stdout, output), daemon=True)
-        reader.start()
-        try:
-            code: Optional[int] = process.wait(self._timeout)
-        except subprocess.TimeoutExpired:
+        ended = _drain(process, output, time.monotonic() + self._timeout)
+        if not ended:
             _kill(process)
+        if process.stdout is not None:
+            process.stdout.close()
+        if not ended:
             return None, "it was killed after {0:.0f} s".format(self._timeout)
-        # A child that it left behind may hold the pipe: what it writes later is not waited for.
-        reader.join(GRACE)
-        return code, bytes(output).decode("utf-8", "replace")
+        return process.returncode, bytes(output).decode("utf-8", "replace")
 
 
-def clean_environment(environment: Mapping[str, str], secrets: frozenset[str]) -> Dict[str, str]:
+def clean_environment(environment: Mapping[str, str], secrets: Iterable[str]) -> Dict[str, str]:
     """The environment without ``PROXMOX_*`` and without any variable that holds a secret (law 12)."""
     return {
         name: value
@@ -158,13 +163,31 @@ def clean_environment(environment: Mapping[str, str], secrets: frozenset[str]) -
     }
 
 
-def _drain(stream: Any, output: bytearray) -> None:
-    """Read to the end, so that the hook never blocks; keep the beginning only."""
-    while True:
-        block = stream.read1(65536)
-        if not block:
-            return
-        output += block[:max(0, OUTPUT_MAX - len(output))]
+def _drain(process: subprocess.Popen[bytes], output: bytearray, until: float) -> bool:
+    """Read, so that the hook never blocks, and keep the beginning only; False when it still runs at ``until``.
+
+    A child that it left behind may hold the pipe: what it writes later is not waited for.
+    """
+    ended: Optional[float] = None
+    with selectors.DefaultSelector() as selector:
+        pipe = process.stdout.fileno() if process.stdout is not None else -1
+        selector.register(pipe, selectors.EVENT_READ)
+        while True:
+            now = time.monotonic()
+            if ended is None and process.poll() is not None:
+                ended = now
+            if now >= (until if ended is None else min(until, ended + GRACE)):
+                return ended is not None
+            if selector.select(TICK):
+                block = os.read(pipe, 65536)
+                if not block:
+                    break
+                output += block[:max(0, OUTPUT_MAX - len(output))]
+    try:
+        process.wait(max(0.0, until - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

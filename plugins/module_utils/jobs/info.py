@@ -56,6 +56,7 @@ def info(settings: InfoSettings, session: Session) -> Report:
         "storages": storage_guard.table(_storages(situation), storage_guard.Ledger(), settings.guard),
         "templates": [{"vmid": g.vmid, "name": g.name or "", "node": g.node} for g in situation.templates],
         "unmatched": [{"term": term.term, "exclude": term.exclude, "reason": term.reason} for term in unmatched],
+        "unreadable": list(situation.resources.unreadable),
     }
     if settings.expect:
         result["health"] = {status: sum(1 for entry in guests if entry["health"] == status) for status in health.STATUSES}
@@ -156,7 +157,7 @@ def _level(result: Dict[str, Any], verdicts: Verdicts, settings: InfoSettings, s
     needs_a_look = (
         suspect, not result["guests"], result.get("health", {}).get(health.UNPROTECTED), result["broken"],
         result["old_foreign"], any(not term["exclude"] for term in result["unmatched"]),
-        any(not row["ok"] for row in result["storages"]))
+        any(not row["ok"] for row in result["storages"]), result["unreadable"])
     if any(needs_a_look):
         levels.append("warning")
     return health.highest(levels)
@@ -170,7 +171,8 @@ def _findings(result: Dict[str, Any]) -> str:
     counts += [
         (len(result["broken"]), "broken snapshots"), (len(result["old_foreign"]), "old foreign snapshots"),
         (sum(1 for row in result["storages"] if not row["ok"]), "storages too full or unknown"),
-        (sum(1 for term in result["unmatched"] if not term["exclude"]), "terms without a guest")]
+        (sum(1 for term in result["unmatched"] if not term["exclude"]), "terms without a guest"),
+        (len(result["unreadable"]), "entries of the cluster that cannot be read")]
     return ", ".join("{0} {1}".format(count, word) for count, word in counts if count)
 
 
@@ -178,6 +180,7 @@ def _warnings(
     guests: Sequence[Dict[str, Any]], unmatched: Sequence[selection.Unmatched], situation: Situation,
     suspect: Sequence[Tuple[int, Snapshot]]
 ) -> Iterable[str]:
+    yield from situation.resources.unreadable
     for term in unmatched:
         yield "selector term '{0}' {1}".format(term.term, term.reason)
     if not guests:

@@ -178,11 +178,12 @@ EMPTY_HINT = (
 
 
 def unmatched_problems(situation: Situation, target: Target) -> List[str]:
-    """Sentences on inclusions that matched nothing, where they count as failure."""
+    """Sentences on inclusions that matched nothing and on what may be a guest, where they count as failure."""
     if not target.fail_unmatched:
         return []
-    return [
-        "option 'guests': '{0}' {1}".format(term.term, term.reason) for term in situation.unmatched if not term.exclude]
+    return [*situation.resources.unreadable, *(
+        "option 'guests': '{0}' {1}".format(term.term, term.reason)
+        for term in situation.unmatched if not term.exclude)]
 
 
 def expectation_problems(matched: Sequence[int], target: Target) -> List[str]:
@@ -203,6 +204,7 @@ def run_warnings(outcomes: Sequence[Outcome], plan: Plan, situation: Situation) 
     warnings = list(plan.warnings)
     if not plan.guests:
         warnings.append("the selector matches no guest" + (" but templates" if situation.templates else ""))
+    warnings += situation.resources.unreadable
     for term in situation.unmatched:
         warnings.append("selector term '{0}' {1}".format(term.term, term.reason))
     for entry in plan.broken:
@@ -228,6 +230,7 @@ def result(
         "storages": list(plan.storages),
         "unmatched": [
             {"term": term.term, "exclude": term.exclude, "reason": term.reason} for term in situation.unmatched],
+        "unreadable": list(situation.resources.unreadable),
         "templates": [{"vmid": guest.vmid, "name": guest.name or "", "node": guest.node} for guest in situation.templates],
         "broken": [
             entry for entry in plan.broken if not any(
@@ -237,6 +240,14 @@ def result(
     if diff:
         whole["diff"] = _diff(outcomes)
     return whole
+
+
+def account(outcomes: Sequence[Outcome]) -> Dict[str, Any]:
+    """What is known of the guests in mid-run, without any text of the server's."""
+    return {"guests": [
+        {"vmid": outcome.guest.vmid, "node": outcome.guest.node, "status": outcome.status or "timeout",
+         "snapshot": outcome.snapshot, "pruned": list(outcome.pruned), "upids": list(outcome.upids)}
+        for outcome in list(outcomes)]}
 
 
 def _diff(outcomes: Sequence[Outcome]) -> Dict[str, str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, Hashable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Hashable, List, Optional, Sequence, Tuple
 
 from ..arguments import CleanSettings, RunLimits, SnapSettings
 from ..model import QEMU, Guest, Snapshot, Storage
@@ -155,7 +155,9 @@ class _SnapPlanner:
 
     def plan(self) -> Plan:
         storages = storage_guard.by_node(self.situation.resources.storages)
-        guests = [self._guest(state, storages.get(state.guest.node, {})) for state in self.situation.states]
+        guests = [
+            guarded(state, lambda state: self._guest(state, storages.get(state.guest.node, {})))
+            for state in self.situation.states]
         used = _used_storages(self.situation, self.ledger, self.settings.vmstate)
         made = _plan(self.situation, guests, self.retainer, storage_guard.table(used, self.ledger, self.settings.guard))
         return replace(made, promised=self.ledger.promised)
@@ -229,19 +231,34 @@ def plan_clean(situation: Situation, settings: CleanSettings) -> Plan:
     """The plan of a clean run: prunes only."""
     retainer = clean_retainer(settings)
     storages = storage_guard.by_node(situation.resources.storages)
-    guests = []
-    for state in situation.states:
-        refused = _unreadable(state) or _refused_by_lock(state, settings.limits.locked)
-        if refused is not None:
-            guests.append(refused)
-            continue
-        decisions = tuple(retainer.decide(state.snapshots.snapshots, situation.server_time))
-        repairs, warnings = _repairs(state, retainer, situation.server_time, settings.limits.repair)
-        guests.append(GuestPlan(
-            state, "" if pruned(decisions) or repairs else "unchanged", decisions=decisions,
-            without_create=decisions, repairs=repairs, warnings=warnings,
-            **_storage_keys(state, storages.get(state.guest.node, {}), settings.limits)))
+    guests = [
+        guarded(state, lambda state: _clean_guest(
+            state, settings, retainer, situation.server_time, storages.get(state.guest.node, {})))
+        for state in situation.states]
     return _plan(situation, guests, retainer, [])
+
+
+def _clean_guest(
+    state: GuestState, settings: CleanSettings, retainer: Retainer, server_time: int, storages: Dict[str, Storage]
+) -> GuestPlan:
+    refused = _unreadable(state) or _refused_by_lock(state, settings.limits.locked)
+    if refused is not None:
+        return refused
+    decisions = tuple(retainer.decide(state.snapshots.snapshots, server_time))
+    repairs, warnings = _repairs(state, retainer, server_time, settings.limits.repair)
+    return GuestPlan(
+        state, "" if pruned(decisions) or repairs else "unchanged", decisions=decisions, without_create=decisions,
+        repairs=repairs, warnings=warnings, **_storage_keys(state, storages, settings.limits))
+
+
+def guarded(state: GuestState, plan: Callable[[GuestState], GuestPlan]) -> GuestPlan:
+    """A guest's plan; what goes wrong in making it costs this guest alone (law 9)."""
+    try:
+        return plan(state)
+    except Exception as error:
+        return GuestPlan(
+            GuestState(state.guest, problem=errors.NotUnderstood("no plan")), "failed",
+            "what was read of it was not understood: {0}: {1}".format(type(error).__name__, str(error)[:100]), red=True)
 
 
 def _repairs(
@@ -277,7 +294,9 @@ def _plan(
     broken: List[Dict[str, object]] = []
     warnings: List[str] = []
     whole: Dict[int, Tuple[Tuple[str, Snapshot], ...]] = {}
-    for state in situation.states:
+    planned_for = {guest.guest.vmid: guest.state for guest in guests}
+    for read in situation.states:
+        state = planned_for.get(read.guest.vmid, read)
         found = sort_snapshots(
             state.snapshots.snapshots, retainer.recognition, situation.server_time, locked=bool(state.guest.lock))
         broken += [broken_entry(state.guest, snapshot, situation.server_time) for _label, snapshot in found.broken]

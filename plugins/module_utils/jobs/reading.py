@@ -8,9 +8,8 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple, TypeVar
+from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple, TypeVar, cast
 
 from ..arguments import Target
 from ..model import Guest, GuestConfig, SnapshotList
@@ -111,9 +110,6 @@ def read_situation(
             if errors.is_fatal(error):
                 raise
             return GuestState(guest, problem=error)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            # An answer of a shape never seen must not cost the other guests their snapshots (law 9).
-            return GuestState(guest, problem=errors.PveError("an answer about it was not understood: {0!r}".format(error)))
 
     states = in_parallel(read, [guest for guest in chosen.selected if not guest.template])
     templates += [state.guest for state in states if state.config.template]
@@ -157,8 +153,6 @@ def _name(
             if errors.is_fatal(error):
                 raise
             return guest, None
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return guest, None
         return replace(guest, name=config.name or "", template=config.template), config
 
     found = {guest.vmid: (guest, config) for guest, config in in_parallel(read, nameless)}
@@ -167,8 +161,37 @@ def _name(
 
 
 def in_parallel(function: Callable[[_In], _Out], items: Sequence[_In]) -> List[_Out]:
-    """The function's answers in the order of ``items``; READERS at once."""
-    if not items:
-        return []
-    with ThreadPoolExecutor(max_workers=min(READERS, len(items))) as pool:
-        return list(pool.map(function, items))
+    """The function's answers in the order of ``items``; READERS at once, or as many as the machine has threads for.
+
+    Raises what the function raised on the first item that failed; no further one is begun then.
+    """
+    answers: Dict[int, _Out] = {}
+    failures: Dict[int, BaseException] = {}
+    todo = iter(enumerate(items))
+    lock = threading.Lock()
+
+    def work() -> None:
+        while not failures:
+            with lock:
+                number, item = next(todo, (-1, None))
+            if number < 0:
+                return
+            try:
+                answers[number] = function(cast(_In, item))
+            except BaseException as error:  # pylint: disable=broad-exception-caught
+                failures[number] = error
+
+    threads = []
+    for _number in range(min(READERS, len(items)) - 1):
+        thread = threading.Thread(target=work, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            break
+        threads.append(thread)
+    work()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[min(failures)]
+    return [answers[number] for number in range(len(items))]

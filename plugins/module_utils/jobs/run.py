@@ -7,13 +7,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional
 
 from ..arguments import Connection, GuestCommands, RunLimits, Target
 from ..policy import storage_guard
@@ -24,6 +20,7 @@ from ..pve.session import Session
 from ..pve.tasks import Tasks
 from . import outcome
 from .acting import Crew, FreshEnough, act
+from .ending import Ending
 from .guest_commands import CommandRunner
 from .hooks import Event, Hooks
 from .plan import Plan, Retainer
@@ -32,14 +29,13 @@ from .reading import Situation, read_situation
 from .state import NOT_STARTED, State
 
 USER_AGENT = "pve.autosnap"
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-SAME_SIGNAL = 3.0  # seconds
 
 
 def connect(connection: Connection) -> Session:
     """A session; nothing is sent before its first call. DependencyMissing without proxmoxer or requests."""
     return Session(
-        connection.hosts, connection.port, connection.credentials, connection.verify, connection.timeout, USER_AGENT)
+        connection.hosts, connection.port, connection.credentials, connection.verify, connection.timeout, USER_AGENT,
+        secrets=connection.secrets)
 
 
 @dataclass(frozen=True)
@@ -73,49 +69,7 @@ class Report:
     warnings: tuple[str, ...]
 
 
-class Ending:
-    """Why a run must end before its work is done: ``run_timeout`` seconds have passed, or a signal came.
-
-    ``with`` it, the first signal is noted; a later one acts as if this were not there. Those of the first seconds
-    are the same one: systemd signals every process of a unit, and ansible-playbook hands on what it gets.
-    """
-
-    def __init__(self, run_timeout: float) -> None:
-        self._deadline = time.monotonic() + run_timeout if run_timeout else None
-        self._before: Dict[int, Any] = {}
-        self._noted = 0.0
-        self.signal = ""
-
-    def __enter__(self) -> Ending:
-        # Only the main thread may set handlers; a module runs in it.
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
-        return self
-
-    def __exit__(self, *_unused: object) -> None:
-        if self.signal:
-            # The same one may still come from others while the result is written: it must not cost the exit status.
-            return
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def reason(self) -> Optional[str]:
-        """Why it must end now, None while it may go on."""
-        if self.signal:
-            return "the run was stopped by {0}".format(self.signal)
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            return "run_timeout has passed"
-        return None
-
-    def _note(self, number: int, _frame: Optional[FrameType]) -> None:
-        if not self.signal:
-            self.signal, self._noted = signal.Signals(number).name, time.monotonic()
-        elif time.monotonic() - self._noted > SAME_SIGNAL:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-
-def run(job: Job, session: Session, secrets: frozenset[str], check: bool, diff: bool) -> Report:
+def run(job: Job, session: Session, secrets: Iterable[str], check: bool, diff: bool) -> Report:
     """Do a job, or in check mode show its plan. PveError when there is nothing to work on."""
     with Ending(job.limits.run_timeout) as ending:
         session.obey(ending.reason)
@@ -123,7 +77,7 @@ def run(job: Job, session: Session, secrets: frozenset[str], check: bool, diff: 
 
 
 def _run(
-    job: Job, session: Session, secrets: frozenset[str], check: bool, diff: bool, ending: Ending
+    job: Job, session: Session, secrets: Iterable[str], check: bool, diff: bool, ending: Ending
 ) -> Report:
     began = time.monotonic()
     cluster = Cluster(session)
@@ -136,11 +90,13 @@ def _run(
     state = State(job.limits.state_dir, [node.name for node in situation.resources.nodes], session.hosts)
     unfinished = state.unfinished(tasks)
     hooks = Hooks(
-        job.limits.hook, job.limits.hook_timeout, job.label, job.keep, job.vmstate, session.host, secrets, check)
-    commands = CommandRunner(Agent(session), job.guest_commands)
+        job.limits.hook, job.limits.hook_timeout, job.label, job.keep, job.vmstate, session.host, secrets, check,
+        ending.owed)
+    commands = CommandRunner(Agent(session), job.guest_commands, ending.owed)
     crew = Crew(
         session, cluster, tasks, hooks, commands, job.limits, job.retainer, job.guard, job.fresh_enough, dict(plan.promised),
         state, Progress(job.name, job.label, session.host, len(plan.guests)), ending.reason, lambda: not ending.signal)
+    ending.account = lambda: outcome.account(crew.outcomes)
     troubles: List[str] = []
     if check:
         outcomes = _show(plan, crew, job.name)

@@ -7,13 +7,15 @@
 
 from __future__ import annotations
 
+from typing import Iterable
+
 from ..arguments import SnapSettings
 from ..pve.session import Session
 from .plan import Retainer, fresh_enough, plan_snap
 from .run import Job, Report, run
 
 
-def snap(settings: SnapSettings, session: Session, secrets: frozenset[str], now: int, check: bool, diff: bool) -> Report:
+def snap(settings: SnapSettings, session: Session, secrets: Iterable[str], now: int, check: bool, diff: bool) -> Report:
     """Run it, or in check mode show what it would do; ``now`` is Unix seconds of the control node."""
     recognition = settings.target.recognition
     job = Job(

@@ -30,6 +30,7 @@ from ..pve.watcher import Look, Seen, Watcher
 CREATE = "create"
 DELETE = "delete"
 PATIENCE = 1.0  # seconds between two looks at whether the run must stop
+LOST_MAX = 5.0  # seconds that a job may be open and wait for nothing that could ever resume it
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,14 @@ class Bounds:
 class _Running:
     """A job on its way, and the slot that it holds."""
 
-    __slots__ = ("job", "steps", "slot")
+    __slots__ = ("job", "steps", "slot", "stepping", "lost_since")
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.steps = job.steps()
         self.slot: Optional[Slot] = None
+        self.stepping = False
+        self.lost_since: Optional[float] = None
 
 
 class _Slots:
@@ -142,9 +145,13 @@ class _Slots:
             self._count(running.slot, -1)
             running.slot = None
 
+    def line(self) -> List[_Running]:
+        """Everybody who stands in line."""
+        return [running for queues in self._queues.values() for line in queues.values() for running in line]
+
     def empty(self) -> List[_Running]:
         """Take everybody out of the line."""
-        left = [running for queues in self._queues.values() for line in queues.values() for running in line]
+        left = self.line()
         for queues in self._queues.values():
             queues.clear()
         return left
@@ -184,6 +191,8 @@ class Workers:
         self._number = itertools.count()
         self._open: Dict[_Running, None] = {}
         self._has_threads = False
+        self._threadless = False
+        self._looked = time.monotonic()
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Run all of them to their end; an error in here ends every job that is left, none of them in silence."""
@@ -210,15 +219,38 @@ class Workers:
             for look in self._watcher.looks():
                 self._submit(self._look, look)
             self._take()
+            self._find_lost()
 
     def _submit(self, function: Callable[..., None], *arguments: object) -> None:
-        """Where the machine has no room for another thread, those that are there take it."""
+        """Where the machine has no room for another thread, those that are there take it, or this one."""
+        if self._threadless:
+            function(*arguments)
+            return
         try:
             self._pool.submit(function, *arguments)
             self._has_threads = True
         except RuntimeError:
             if not self._has_threads:
-                raise
+                # What was handed in stays in the pool's queue, where nobody will ever take it.
+                self._threadless = True
+                function(*arguments)
+
+    def _find_lost(self) -> None:
+        """End what is open but in nobody's hands, as a task would be whose name the server gave twice."""
+        now = time.monotonic()
+        if now - self._looked < PATIENCE:
+            return
+        self._looked = now
+        held = {*self._watcher.waiters(), *self._slots.line(), *(timer[2] for timer in self._timers)}
+        for running in list(self._open):
+            if running.stepping or running in held:
+                running.lost_since = None
+                continue
+            running.lost_since = running.lost_since or now
+            if now - running.lost_since >= LOST_MAX:
+                running.job.crashed(RuntimeError("it waited for nothing that could end"))
+                self._slots.give_back(running)
+                del self._open[running]
 
     def _take(self) -> None:
         """Wait for what comes next, and take in all that has come."""
@@ -270,6 +302,7 @@ class Workers:
             running = self._slots.next()
 
     def _resume(self, running: _Running, value: object = None, error: Optional[Exception] = None) -> None:
+        running.stepping = True
         self._submit(self._step, running, value, error)
 
     # ------------------------------------------------------- in other threads
@@ -295,8 +328,12 @@ class Workers:
 
     def _effect(self, running: _Running, effect: object) -> None:
         """What a job wants next; None when it has ended."""
+        running.stepping = False
         if isinstance(effect, TaskEnd):
-            self._watcher.add(effect.upid, effect.timeout, running)
+            try:
+                self._watcher.add(effect.upid, effect.timeout, running)
+            except ValueError as error:
+                self._resume(running, error=error)
         elif isinstance(effect, Pause):
             self._time(running, effect, effect.seconds)
         else:

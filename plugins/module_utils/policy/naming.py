@@ -356,6 +356,8 @@ class Recognition:
         """
         if not self.marked(snapshot.description) or not snapshot.name.startswith(self.prefix):
             return None
+        if len(snapshot.name) > NAME_MAX:
+            return None
         rest = snapshot.name[len(self.prefix):]
         for cut in range(1, len(rest)):
             if self.format.parse(rest[cut:]) is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from ..model import Snapshot
 from .naming import Recognition, local_time
@@ -75,8 +75,10 @@ def sort_snapshots(
 
     ``server_time`` is the server's clock as Unix time; ``locked`` says whether the guest has a lock.
     """
-    by_name = {snapshot.name: snapshot for snapshot in snapshots}
-    depths = _depths(by_name)
+    order, looped = _from_the_roots(snapshots)
+    depths: Dict[str, int] = {}
+    for snapshot in order:
+        depths[snapshot.name] = depths.get(snapshot.parent or "", -1) + 1
     whole: Dict[str, List[Snapshot]] = {}
     unfinished: List[Tuple[str, Snapshot]] = []
     suspect: List[Tuple[str, Snapshot]] = []
@@ -103,7 +105,7 @@ def sort_snapshots(
         in_progress=tuple(unfinished) if locked else (),
         suspect=tuple(suspect),
         foreign=tuple(foreign),
-        skewed=frozenset(name for group in ordered.values() for name in _skewed(group, by_name)),
+        skewed=_skewed(order, {s.name: label for label, group in ordered.items() for s in group}, looped),
     )
 
 
@@ -112,28 +114,59 @@ def believable(snapshot: Snapshot, server_time: int) -> bool:
     return 0 < snapshot.snaptime <= server_time + FUTURE_TOLERANCE
 
 
-def _ancestors(snapshot: Snapshot, by_name: Dict[str, Snapshot]) -> Iterable[Snapshot]:
-    seen: Set[str] = {snapshot.name}
-    parent = snapshot.parent
-    while parent is not None and parent in by_name and parent not in seen:
-        seen.add(parent)
-        yield by_name[parent]
-        parent = by_name[parent].parent
+def _from_the_roots(snapshots: Sequence[Snapshot]) -> Tuple[List[Snapshot], Set[str]]:
+    """All snapshots, each after its parent, a branch at a time; and the names of those whose parents go in a circle."""
+    names = {snapshot.name for snapshot in snapshots}
+    children: Dict[str, List[Snapshot]] = {}
+    todo: List[Snapshot] = []
+    for snapshot in reversed(snapshots):
+        if snapshot.parent is not None and snapshot.parent in names:
+            children.setdefault(snapshot.parent, []).append(snapshot)
+        else:
+            todo.append(snapshot)
+    order: List[Snapshot] = []
+    while todo:
+        snapshot = todo.pop()
+        order.append(snapshot)
+        todo += children.get(snapshot.name, ())
+    reached = {snapshot.name for snapshot in order}
+    lost = [snapshot for snapshot in snapshots if snapshot.name not in reached]
+    return order + lost, {snapshot.name for snapshot in lost}
 
 
-def _depths(by_name: Dict[str, Snapshot]) -> Dict[str, int]:
-    return {name: sum(1 for _ancestor in _ancestors(snapshot, by_name)) for name, snapshot in by_name.items()}
+def _skewed(order: Sequence[Snapshot], label_of: Dict[str, str], looped: Set[str]) -> frozenset[str]:
+    """Names of both sides of every pair of one label whose ancestor has the later time (law 13).
 
-
-def _skewed(group: Sequence[Snapshot], by_name: Dict[str, Snapshot]) -> Set[str]:
-    """Names of both sides of every pair whose ancestor has the later time (law 13)."""
-    names = {snapshot.name for snapshot in group}
-    found: Set[str] = set()
-    for snapshot in group:
-        for ancestor in _ancestors(snapshot, by_name):
-            if ancestor.name in names and ancestor.snaptime > snapshot.snaptime:
-                found |= {ancestor.name, snapshot.name}
-    return found
+    ``order`` has each snapshot after its parent, a branch at a time, so that one walk in linear time will do. Of each
+    label it keeps the latest times down the way from the root, and those on the way that nothing below contradicts
+    yet: these never go down in time. What goes in a circle, or hangs on one, has no order at all.
+    """
+    found = {name for name in looped if name in label_of}
+    way: List[Snapshot] = []
+    latest: Dict[str, List[int]] = {}
+    uncontradicted: Dict[str, List[Snapshot]] = {}
+    for snapshot in order:
+        if snapshot.name in looped:
+            break
+        while way and way[-1].name != snapshot.parent:
+            left = way.pop()
+            if left.name in label_of:
+                latest[label_of[left.name]].pop()
+                open_ones = uncontradicted[label_of[left.name]]
+                if open_ones and open_ones[-1] is left:
+                    open_ones.pop()
+        way.append(snapshot)
+        label = label_of.get(snapshot.name)
+        if label is None:
+            continue
+        times, open_ones = latest.setdefault(label, []), uncontradicted.setdefault(label, [])
+        if times and times[-1] > snapshot.snaptime:
+            found.add(snapshot.name)
+        times.append(max(times[-1] if times else 0, snapshot.snaptime))
+        while open_ones and open_ones[-1].snaptime > snapshot.snaptime:
+            found.add(open_ones.pop().name)
+        open_ones.append(snapshot)
+    return frozenset(found)
 
 
 def decide(

@@ -17,8 +17,8 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from ..model import LXC, QEMU, Guest
 
-_RANGE = re.compile(r"\A(\d+):(\d+)\Z")
-_NUMBER = re.compile(r"\A\d+\Z")
+_RANGE = re.compile(r"\A([0-9]{1,9}):([0-9]{1,9})\Z")
+_NUMBER = re.compile(r"\A[0-9]{1,9}\Z")  # Proxmox VE has no longer ids; a longer number is a name
 FORMS = (
     "100, web01, 100:110, %web%, web*, @all, @node-NAME, @pool-NAME, @tag-NAME, @type-qemu, @type-lxc, "
     "-TERM to exclude, TERM&TERM for both"
@@ -201,5 +201,18 @@ def _atom_matches(atom: _Atom, guest: Guest, pools: Dict[str, frozenset[int]], i
         return None
     if atom.kind == "name":
         return guest.name.lower() == atom.value
-    parts = [re.escape(part) for part in atom.value.split("*")]
-    return re.match(r"\A" + ".*".join(parts) + r"\Z", guest.name.lower(), re.DOTALL) is not None
+    return _like(guest.name.lower(), atom.value)
+
+
+def _like(name: str, pattern: str) -> bool:
+    """Whether a name has the parts between the stars, in their order: each is looked for once, behind the one before."""
+    first, *middle, last = pattern.split("*")
+    if len(name) < len(first) + len(last) or not name.startswith(first) or not name.endswith(last):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for part in middle:
+        at = name.find(part, at, end)
+        if at < 0:
+            return False
+        at += len(part)
+    return True

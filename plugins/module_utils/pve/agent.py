@@ -12,7 +12,7 @@ Needs VM.Monitor before Proxmox VE 9; since then VM.GuestAgent.Audit for ping, V
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 from ..model import Guest
 from . import errors
@@ -67,22 +67,31 @@ class Agent:
             answer = self._session.write_regardless("post", *_path(guest), "exec", command=list(command))
         return _pid(answer)
 
+    @property
+    def owed_seconds(self) -> float:
+        """How long start_regardless() may take."""
+        return 2 * self._session.owed_seconds
+
     def ended(self, guest: Guest, pid: int) -> Optional[Ended]:
         """How a command ended, None while it runs. The agent tells that once."""
         found = self._session.read(*_path(guest), "exec-status", pid=pid).data
-        if str(found.get("exited")) not in ("1", "True", "true"):
-            return None
-        code = found.get("exitcode")
-        output = str(found.get("out-data") or "") + str(found.get("err-data") or "")
-        return Ended(None if code is None else int(code), output)
+        return errors.understood("a command in guest {0}".format(guest.vmid), lambda: _ended(found))
 
 
-def _pid(answer: object) -> int:
+def _ended(found: Mapping[str, Any]) -> Optional[Ended]:
+    if str(found.get("exited")) not in ("1", "True", "true"):
+        return None
+    code = found.get("exitcode")
+    output = str(found.get("out-data") or "") + str(found.get("err-data") or "")
+    return Ended(None if code is None else int(code), output)
+
+
+def _pid(answer: Any) -> int:
     """LostWrite for an answer without one: the program may run."""
     try:
-        return int(answer["pid"])  # type: ignore[index]
-    except (KeyError, TypeError, ValueError):
-        raise errors.LostWrite("the answer to the command was not understood: {0!r}".format(answer)) from None
+        return errors.understood("the start of a command", lambda: int(answer["pid"]))
+    except errors.NotUnderstood as error:
+        raise errors.LostWrite(error.message) from None
 
 
 def _path(guest: Guest) -> Sequence[object]:

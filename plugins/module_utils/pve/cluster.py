@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
@@ -21,15 +22,24 @@ _SIZE = re.compile(r"\A(\d+(?:\.\d+)?)([KMGT]?)\Z")
 _UNITS = {"": 1, "K": 1024, "M": 1024 ** 2, "G": 1024 ** 3, "T": 1024 ** 4}
 _GUEST_CONTENT = frozenset(("images", "rootdir"))
 _TAGS = re.compile(r"[,;\s]+")
+_NODE = re.compile(r"\A[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")  # it goes into paths
+VMID_MAX = 999_999_999  # api-facts 2.1
+TIME_MAX = 253_370_764_800  # Unix seconds, the year 9999: calendars end there
+SIZE_MAX = 2 ** 62  # bytes
+UNREADABLE_MAX = 20  # sentences on entries of the cluster that cannot be read
 
 
 @dataclass(frozen=True)
 class Resources:
-    """One answer of ``/cluster/resources``: guests by id, storages per node."""
+    """One answer of ``/cluster/resources``: guests by id, storages per node.
+
+    ``unreadable`` has a sentence on each entry that may be a guest and cannot be read (law 10).
+    """
 
     nodes: Tuple[Node, ...]
     guests: Tuple[Guest, ...]
     storages: Tuple[Storage, ...]
+    unreadable: Tuple[str, ...] = ()
 
 
 class Cluster:
@@ -41,26 +51,21 @@ class Cluster:
     def resources(self) -> Resources:
         """Nodes, guests and storages, as far as the user may see them (api-facts 5.1). One call.
 
-        NotProxmox for an answer of another shape: who leaves a guest out in silence breaks law 10.
+        NotUnderstood for an answer that is no list of entries.
         """
         items = self._session.read("cluster", "resources").data or []
-        try:
-            return _resources(items)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise errors.NotProxmox("the answer to /cluster/resources was not understood: {0!r}".format(error)) from error
+        return errors.understood("the cluster's resources", lambda: _resources(items))
 
     def config(self, guest: Guest) -> GuestConfig:
         """The guest's config as it is in force, without what waits for a restart. One call, VM.Audit."""
         now = {} if guest.type == LXC else {"current": True}
-        return _config(guest.type, self._session.read("nodes", guest.node, guest.type, guest.vmid, "config", **now).data)
+        data = self._session.read("nodes", guest.node, guest.type, guest.vmid, "config", **now).data
+        return errors.understood("the config of guest {0}".format(guest.vmid), lambda: _config(guest.type, data))
 
     def agent_option(self, guest: Guest) -> AgentOption:
         """The agent option of a VM, with what waits for a restart. One call, VM.Audit."""
         data = self._session.read("nodes", guest.node, guest.type, guest.vmid, "config").data
-        text = str(data.get("agent") or "")
-        parts = _agent_option(text)
-        others = ["{0}={1}".format(*item) for item in parts.items() if item[0] != "enabled"]
-        return AgentOption(text, _flag(parts.get("enabled")), ",".join(["enabled=1", *others]), str(data.get("digest") or ""))
+        return errors.understood("the config of guest {0}".format(guest.vmid), lambda: _agent(data))
 
     def enable_agent(self, guest: Guest, before: AgentOption) -> None:
         """Switch it on, on a config that is as ``before``. One call, VM.Config.Options.
@@ -72,7 +77,8 @@ class Cluster:
 
     def snapshots(self, guest: Guest) -> SnapshotList:
         """The guest's snapshots; ``running`` is live. One call, VM.Audit."""
-        return _snapshots(self._session.read("nodes", guest.node, guest.type, guest.vmid, "snapshot").data)
+        data = self._session.read("nodes", guest.node, guest.type, guest.vmid, "snapshot").data
+        return errors.understood("the snapshots of guest {0}".format(guest.vmid), lambda: _snapshots(data))
 
     def pool_members(self, pools: Sequence[str]) -> Dict[str, Tuple[int, ...]]:
         """Ids of the guests in each pool (lower case, sub-pools included), as the pools name them.
@@ -81,7 +87,8 @@ class Cluster:
         are left out.
         """
         members: Dict[str, List[int]] = {pool: [] for pool in pools}
-        names = [str(item["poolid"]) for item in self._session.read("pools").data or []] if pools else []
+        listed = self._session.read("pools").data or [] if pools else []
+        names = errors.understood("the pools", lambda: [str(item["poolid"]) for item in listed])
         for name in names:
             wanted = [pool for pool in pools if name.lower() == pool or name.lower().startswith(pool + "/")]
             if wanted:
@@ -94,34 +101,66 @@ class Cluster:
         """Before 8.1 there is no ``poolid`` filter and no nested pool (api-facts 1.5)."""
         try:
             found = self._session.read("pools", poolid=name).data
-            pool = found[0] if found else {}
         except errors.BadParameter:
-            pool = self._session.read("pools", name).data
-        return [int(item["vmid"]) for item in pool.get("members") or [] if "vmid" in item]
+            found = [self._session.read("pools", name).data]
+        return errors.understood("a pool's members", lambda: [
+            _vmid(item["vmid"]) for pool in found or [] for item in pool.get("members") or [] if "vmid" in item])
 
 
 def _resources(items: Sequence[Dict[str, Any]]) -> Resources:
-    nodes: List[Node] = []
-    guests: List[Guest] = []
+    """An entry that cannot be read costs only itself, and is named."""
+    nodes: Dict[str, Node] = {}
+    guests: Dict[int, Guest] = {}
     storages: List[Storage] = []
+    unreadable: List[str] = []
     for item in items:
-        kind = item.get("type")
-        if kind == "node":
-            nodes.append(Node(str(item["node"]), str(item.get("status", "unknown"))))
-        elif kind in ("qemu", "lxc"):
-            guests.append(_guest(item))
-        elif kind == "storage":
-            storages.append(_storage(item))
+        try:
+            kind = item["type"]
+            if kind == "node":
+                node = Node(_node(item["node"]), str(item.get("status", "unknown")))
+                nodes[node.name] = node
+            elif kind in ("qemu", "lxc"):
+                guest = _guest(item)
+                if guest.vmid in guests:
+                    raise ValueError("it is there twice")
+                guests[guest.vmid] = guest
+            elif kind == "storage":
+                storages.append(_storage(item))
+            elif not isinstance(kind, str) or not kind:
+                raise TypeError("it has no type")
+        except Exception as error:
+            unreadable.append(_odd_entry(item, error))
     return Resources(
-        tuple(sorted(nodes, key=lambda n: n.name)), tuple(sorted(guests, key=lambda g: g.vmid)), tuple(storages))
+        tuple(sorted(nodes.values(), key=lambda n: n.name)), tuple(sorted(guests.values(), key=lambda g: g.vmid)),
+        tuple(storages), tuple(unreadable[:UNREADABLE_MAX]))
+
+
+def _odd_entry(item: Any, error: Exception) -> str:
+    """A sentence that names an entry by its id, which is ``qemu/100`` for a guest."""
+    name = str(item.get("id", ""))[:60] if isinstance(item, dict) else ""
+    return "an entry of the cluster{0} cannot be read ({1}: {2})".format(
+        ", {0!r},".format(name) if name else "", type(error).__name__, str(error)[:80])
+
+
+def _node(value: Any) -> str:
+    if not isinstance(value, str) or not _NODE.match(value):
+        raise ValueError("{0!r} is no name of a node".format(value))
+    return value
+
+
+def _vmid(value: Any) -> int:
+    number = int(value)
+    if isinstance(value, (bool, float)) or not 0 < number <= VMID_MAX:
+        raise ValueError("{0!r} is no id of a guest".format(value))
+    return number
 
 
 def _guest(item: Dict[str, Any]) -> Guest:
     template = item.get("template")
     return Guest(
-        vmid=int(item["vmid"]),
+        vmid=_vmid(item["vmid"]),
         type=str(item["type"]),
-        node=str(item["node"]),
+        node=_node(item["node"]),
         status=str(item.get("status", "unknown")),
         name=_text(item.get("name")),
         template=None if template is None else _flag(template),
@@ -134,7 +173,7 @@ def _guest(item: Dict[str, Any]) -> Guest:
 def _storage(item: Dict[str, Any]) -> Storage:
     return Storage(
         name=str(item["storage"]),
-        node=str(item["node"]),
+        node=_node(item["node"]),
         type=str(item.get("plugintype", "")),
         shared=_flag(item.get("shared")),
         available=item.get("status") == "available",
@@ -157,6 +196,13 @@ def _config(kind: str, data: Dict[str, Any]) -> GuestConfig:
         freeze=all(_flag(agent.get(key, "1")) for key in ("freeze-fs", "guest-fsfreeze")),
         freeze_on_backup=_flag(agent.get("freeze-fs-on-backup", "1")),
     )
+
+
+def _agent(data: Dict[str, Any]) -> AgentOption:
+    text = str(data.get("agent") or "")
+    parts = _agent_option(text)
+    others = ["{0}={1}".format(*item) for item in parts.items() if item[0] != "enabled"]
+    return AgentOption(text, _flag(parts.get("enabled")), ",".join(["enabled=1", *others]), str(data.get("digest") or ""))
 
 
 def _memory(value: Any, default: int) -> int:
@@ -187,26 +233,30 @@ def _disks(kind: str, data: Dict[str, Any]) -> Iterable[Disk]:
 
 def _size(text: Optional[str]) -> Optional[int]:
     match = _SIZE.match(text or "")
-    return int(float(match.group(1)) * _UNITS[match.group(2)]) if match else None
+    return _number(float(match.group(1)) * _UNITS[match.group(2)]) if match else None
 
 
 def _snapshots(data: List[Dict[str, Any]]) -> SnapshotList:
-    """Order is random and only ``current`` is special (api-facts 3); ``snaptime`` 0 where missing."""
-    found = []
+    """Order is random and only ``current`` is special (api-facts 3); ``snaptime`` 0 where missing or no time at all."""
+    found: Dict[str, Snapshot] = {}
     running = False
     for item in data:
-        if item["name"] == "current":
+        name = _text(item["name"])
+        if name == "current":
             running = _flag(item.get("running"))
             continue
-        found.append(Snapshot(
-            name=str(item["name"]),
-            snaptime=int(item.get("snaptime") or 0),
-            description=str(item.get("description") or "").rstrip(),
+        if name is None or name in found:
+            raise ValueError("two entries have the name {0!r}".format(name))
+        time = _number(item.get("snaptime"))
+        found[name] = Snapshot(
+            name=name,
+            snaptime=time if time is not None and 0 <= time <= TIME_MAX else 0,
+            description=(_text(item.get("description")) or "").rstrip(),
             parent=_text(item.get("parent")),
             snapstate=_text(item.get("snapstate")),
             vmstate=_flag(item.get("vmstate")),
-        ))
-    return SnapshotList(tuple(found), running)
+        )
+    return SnapshotList(tuple(found.values()), running)
 
 
 def _flag(value: Any) -> bool:
@@ -215,12 +265,15 @@ def _flag(value: Any) -> bool:
 
 
 def _text(value: Any) -> Optional[str]:
+    if value is not None and not isinstance(value, (str, int, float)):
+        raise TypeError("a text was expected, there is {0!r}".format(value))
     return None if value in (None, "") else str(value)
 
 
 def _number(value: Any) -> Optional[int]:
-    """An integer; None for what is absent or no number."""
+    """An integer; None for what is absent, no number, or beyond all sizes and times."""
     try:
-        return None if value is None else int(float(value))
-    except (TypeError, ValueError):
+        number = float(value)
+        return int(value if isinstance(value, int) else number) if math.isfinite(number) and abs(number) < SIZE_MAX else None
+    except (TypeError, ValueError, OverflowError):
         return None

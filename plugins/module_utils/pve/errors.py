@@ -8,7 +8,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple, TypeVar
+
+TEXT_MAX = 1000  # characters of what a server says; its own sentences are far shorter
+FIELDS_MAX = 20
+_Found = TypeVar("_Found")
 
 BUSY = "busy"
 BROKEN_LOCK = "snapshot_lock"
@@ -47,9 +51,14 @@ _KINDS: Tuple[Tuple[str, str], ...] = (
 _COMPILED = tuple((re.compile(pattern), kind) for pattern, kind in _KINDS)
 
 
+def bounded(text: str) -> str:
+    """A server's text, cut to a length that can be shown and searched in no time."""
+    return text if len(text) <= TEXT_MAX else text[:TEXT_MAX] + " ..."
+
+
 def classify(text: str) -> str:
     """The class of an HTTP message or of a task's exit status."""
-    stripped = text.strip()
+    stripped = bounded(text).strip()
     for pattern, kind in _COMPILED:
         if pattern.search(stripped):
             return kind
@@ -81,10 +90,10 @@ class PveError(Exception):
         errors: Optional[Dict[str, str]] = None,
         upid: Optional[str] = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = bounded(message)
+        super().__init__(self.message)
         self.status = status
-        self.errors = errors or {}
+        self.errors = {bounded(key): bounded(text) for key, text in list((errors or {}).items())[:FIELDS_MAX]}
         self.upid = upid
 
     @property
@@ -108,6 +117,12 @@ class DependencyMissing(PveError):
     """proxmoxer or requests cannot be imported."""
 
     code = "dependency"
+
+
+class NoThread(PveError):
+    """The machine has no room for the one thread that watches over the calls."""
+
+    code = "machine"
 
 
 class AuthenticationFailed(PveError):
@@ -162,6 +177,23 @@ class NotProxmox(PveError):
     code = "answer"
 
 
+class NotUnderstood(PveError):
+    """An answer of the API's form whose content has another shape, type or size than anything known."""
+
+    code = "answer"
+
+
+class RateLimited(PveError):
+    """429: the server, or what stands before it, wants to be left alone for ``retry_after`` seconds. Nothing ran."""
+
+    code = "rate"
+
+    def __init__(self, message: str, retry_after: Any = None) -> None:
+        super().__init__(message, 429)
+        text = str(retry_after or "")
+        self.retry_after = float(text) if re.match(r"\A[0-9]{1,6}\Z", text) else 0.0
+
+
 class LostWrite(PveError):
     """A POST or DELETE that may have been carried out, but whose answer was lost (law 8)."""
 
@@ -186,9 +218,20 @@ class TaskFailed(PveError):
     code = "task"
 
 
+def understood(what: str, read: Callable[[], _Found]) -> _Found:
+    """What ``read`` makes of an answer; whatever goes wrong in it is a NotUnderstood that names ``what`` (law 9)."""
+    try:
+        return read()
+    except PveError:
+        raise
+    except Exception as error:
+        raise NotUnderstood("the answer about {0} was not understood: {1}: {2}".format(
+            what, type(error).__name__, str(error)[:100])) from None
+
+
 # After one of these there is no point in going on with other guests.
 FATAL = (
-    AuthenticationFailed, UntrustedCertificate, HostUnreachable, ClusterChanged, DependencyMissing, Interrupted)
+    AuthenticationFailed, UntrustedCertificate, HostUnreachable, ClusterChanged, DependencyMissing, Interrupted, NoThread)
 
 
 def is_fatal(error: PveError) -> bool:

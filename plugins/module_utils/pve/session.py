@@ -3,11 +3,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 
 # This module util is PRIVATE to the collection: it may change without notice.
-"""One session with a Proxmox VE cluster: proxmoxer over requests, its weaknesses made good.
+"""One session with a Proxmox VE cluster: what is repeated, who is asked next, and every failure as a typed error.
 
-What is added here: several hosts with failover, retries of reads, a blocking connection pool that
-does not reuse what idled too long, ticket renewal under a lock, typed errors with the server's own
-message, answers that are not JSON, and a count of the calls.
+What proxmoxer and requests lack is added here and in transport.py: several hosts with failover, retries of reads, the
+server's own message, answers that are not the API's, and a count of the calls.
 """
 
 from __future__ import annotations
@@ -19,58 +18,43 @@ import re
 import threading
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 from urllib.parse import quote
 
-from . import errors
+from . import errors, transport
+from .credentials import Credentials as Credentials
+from .credentials import Secrets
+from .ticket import TicketAuth
+from .ticket import origin as _origin
+from .transport import OWED, PROXMOXER_ERROR, READ, REQUESTS_ERROR, WRITE
 
 try:
+    if PROXMOXER_ERROR is not None:
+        raise ImportError("proxmoxer")
     import requests
-    import urllib3
-
-    REQUESTS_ERROR: Optional[str] = None
-except ImportError:
-    REQUESTS_ERROR = traceback.format_exc()
-
-try:
-    # The https backend of proxmoxer ends the process on import where requests is missing.
-    if REQUESTS_ERROR is not None:
-        raise ImportError("requests")
-    from proxmoxer.backends.https import ProxmoxHTTPApiTokenAuth, ProxmoxHttpSession
+    from proxmoxer.backends.https import ProxmoxHTTPApiTokenAuth
     from proxmoxer.core import ProxmoxResource, ResourceException
-
-    PROXMOXER_ERROR: Optional[str] = None
 except ImportError:
-    PROXMOXER_ERROR = traceback.format_exc()
+    _MISSING = traceback.format_exc()
 
-POOL_SIZE = 64  # connections are opened as they are needed; who finds none free waits
-IDLE_MAX = 3.0  # seconds; Proxmox VE closes after 5 (api-facts 6)
 CONNECT_TIMEOUT = 5.0
 ATTEMPTS = 7
 SLOW_ATTEMPTS = 3  # in a row, each of which took api_timeout while the node answered nobody
 ALIVE_MEMORY = 5.0  # seconds that an API host which answered is taken for alive
 RETRY_FIRST = 0.25
 RETRY_MAX = 5.0
-TICKET_RENEW_AGE = 3600.0  # half of a ticket's life (api-facts 1.1)
+NAP = 0.5  # seconds between two looks at whether the run ends, during a pause
+RETRY_AFTER_MAX = 60.0  # seconds that a server may ask us to wait; where it wants more, the call fails
+OWED_MAX = 60.0  # seconds that what is owed after the end of a run is tried, beside the last try's own time
 NODE_STATUS = frozenset((595, 596, 597, 598, 599))
 NODE_MEMORY = 60.0  # seconds that a node which did not answer is asked once instead of ATTEMPTS times
 GATEWAY_STATUS = frozenset((502, 503, 504))
 NOT_SENT_STATUS = 595  # api-facts 5.2: the connection to the target was never made
 NO_WORKER = "got no worker upid"  # api-facts 4.1: the fork failed, nothing runs
 TASK_LIST_LOCK = re.compile(r"/tasks/\.active\.lock' - got timeout")  # api-facts 4.1: the task may run
-LOOKUP_FAILED = re.compile(r"^(?:hostname lookup '.*' failed|address lookup for '.*' did not find)")  # recordings 495, 498
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """Either a token or a user with a password; secrets never show in the repr."""
-
-    user: str
-    password: Optional[str] = field(default=None, repr=False)
-    otp: Optional[str] = field(default=None, repr=False)
-    token_id: Optional[str] = None
-    token_secret: Optional[str] = field(default=None, repr=False)
+LOOKUP_FAILED = re.compile(r"^(?:hostname lookup '[^']*' failed|address lookup for '[^']*' did not find)")  # recordings 495, 498
+DATES = (946684800, 32503680000)  # Unix seconds, 2000 to 3000: a Date header outside of it tells no time
 
 
 @dataclass(frozen=True)
@@ -96,8 +80,9 @@ class _Serializer:
         self._clock.read(response.headers.get("Date"))
         try:
             body = json.loads(response.content.decode("utf-8"))
-            return Answer(body["data"], body.get("total"))
-        except (ValueError, KeyError, TypeError):
+            total = body.get("total")
+            return Answer(body["data"], total if isinstance(total, int) else None)
+        except Exception:
             raise errors.NotProxmox(
                 "{0} did not answer as a Proxmox VE API does; do api_host and api_port name one?".format(
                     _origin(response.url)),
@@ -105,17 +90,13 @@ class _Serializer:
             ) from None
 
     def loads_errors(self, response: Any) -> Dict[str, Any]:
-        """``errors`` and ``message`` of a refusal; {} where the body is empty or not JSON (api-facts 1.3)."""
+        """``body`` of a refusal, {} where it is empty or not JSON (api-facts 1.3), and its ``retry_after``."""
         self._clock.read(response.headers.get("Date"))
         try:
             body = json.loads(response.content.decode("utf-8"))
-        except ValueError:
-            return {}
-        return body if isinstance(body, dict) else {}
-
-
-def _origin(url: str) -> str:
-    return "/".join(url.split("/")[:3])
+        except Exception:
+            body = {}
+        return {"body": body if isinstance(body, dict) else {}, "retry_after": response.headers.get("Retry-After")}
 
 
 class _ServerClock:
@@ -129,101 +110,15 @@ class _ServerClock:
         if not date:
             return
         try:
-            parsed = email.utils.parsedate_to_datetime(date)
-        except (TypeError, ValueError):
+            parsed = email.utils.parsedate_to_datetime(date).timestamp()
+        except Exception:
             return
-        self._offset = parsed.timestamp() - time.monotonic()
+        if DATES[0] <= parsed <= DATES[1]:
+            self._offset = parsed - time.monotonic()
 
     def now(self) -> int:
         """Unix seconds; this machine's clock where no answer told the time."""
         return int(time.time() if self._offset is None else self._offset + time.monotonic())
-
-
-class _TicketAuth:
-    """Log in with a password; renew the ticket under a lock, so that threads do it once."""
-
-    def __init__(self, credentials: Credentials, verify: Any, timeout: Any) -> None:
-        self.verify_ssl = verify
-        self.timeout = timeout
-        self._credentials = credentials
-        self._lock = threading.Lock()
-        self._ticket = ""
-        self._csrf = ""
-        self._born = 0.0
-
-    def get_cookies(self) -> Any:
-        """The cookies of a request, as proxmoxer's session asks for them."""
-        jar: Any = requests.cookies
-        return jar.cookiejar_from_dict({"PVEAuthCookie": self._ticket})
-
-    def __call__(self, request: Any) -> Any:
-        if request.method != "GET":
-            request.headers["CSRFPreventionToken"] = self._csrf
-        return request
-
-    def ensure(self, base_url: str) -> str:
-        """Log in or renew where needed; returns the ticket in force."""
-        with self._lock:
-            if not self._ticket:
-                self._login(base_url)
-            elif time.monotonic() - self._born > TICKET_RENEW_AGE:
-                self._renew(base_url)
-            return self._ticket
-
-    def refused(self, base_url: str, ticket: str) -> bool:
-        """A ticket got 401: log in again unless another thread did. False when that cannot help."""
-        with self._lock:
-            if self._ticket == ticket:
-                self._login(base_url)
-            return self._ticket != ticket
-
-    def _renew(self, base_url: str) -> None:
-        """The old ticket is a password for the next hour (api-facts 1.1); the password is the way back."""
-        try:
-            self._take(self._post(base_url, password=self._ticket))
-        except errors.AuthenticationFailed:
-            self._login(base_url)
-
-    def _login(self, base_url: str) -> None:
-        answer = self._post(base_url, password=self._credentials.password)
-        if answer.get("NeedTFA"):
-            if not self._credentials.otp:
-                raise errors.AuthenticationFailed(
-                    "user '{0}' needs a second factor; use an API token (api_token_id and api_token_secret), or "
-                    "give the code as api_otp".format(self._credentials.user), 401)
-            answer = self._post(
-                base_url, password="totp:" + self._credentials.otp, **{"tfa-challenge": answer["ticket"]})
-        self._take(answer)
-
-    def _take(self, answer: Dict[str, Any]) -> None:
-        self._ticket = answer["ticket"]
-        self._csrf = answer["CSRFPreventionToken"]
-        self._born = time.monotonic()
-
-    def _post(self, base_url: str, **data: Any) -> Dict[str, Any]:
-        response = requests.post(
-            base_url + "/access/ticket",
-            data=dict(data, username=self._credentials.user),
-            verify=self.verify_ssl,
-            timeout=self.timeout,
-        )
-        if response.status_code == 200:
-            try:
-                answer = response.json()["data"]
-                if "ticket" in answer:
-                    return dict(answer)
-            except (ValueError, KeyError, TypeError):
-                pass
-            raise errors.NotProxmox("{0} did not answer a login as a Proxmox VE API does".format(_origin(base_url)), 200)
-        if response.status_code in (400, 401):
-            raise errors.AuthenticationFailed(
-                "{0} refused the login of '{1}'; check api_user (with its realm, such as @pve or @pam) and "
-                "api_password".format(_origin(base_url), self._credentials.user), response.status_code)
-        if response.status_code in NODE_STATUS | GATEWAY_STATUS | {500}:
-            raise requests.exceptions.ConnectionError(
-                "login answered {0} {1}".format(response.status_code, response.reason))
-        raise errors.PveError(
-            "login answered {0} {1}".format(response.status_code, response.reason), response.status_code)
 
 
 def base_url(host: str, default_port: int) -> str:
@@ -252,6 +147,7 @@ class Session:
         timeout: float = 30.0,
         user_agent: str = "pve.autosnap",
         sleep: Callable[[float], None] = time.sleep,
+        secrets: Optional[Secrets] = None,
     ) -> None:
         for missing, library in ((REQUESTS_ERROR, "requests"), (PROXMOXER_ERROR, "proxmoxer")):
             if missing is not None:
@@ -264,29 +160,27 @@ class Session:
         self._calls = 0
         self._current = 0
         self._expected: Optional[frozenset[str]] = None
+        self._first_host = ""
         self._verified: Set[int] = set()
         self._silent: Dict[str, float] = {}
         self._alive_at: Dict[int, float] = {}
         self._answered_at: Dict[str, float] = {}
         self._stopped: Callable[[], Optional[str]] = lambda: None
         self._bases = [base_url(host, port) for host in hosts]
-        self._auth = self._authenticator(credentials, verify, (min(CONNECT_TIMEOUT, timeout), timeout))
-        self._ticket_auth = self._auth if isinstance(self._auth, _TicketAuth) else None
-        http = ProxmoxHttpSession()
-        http.auth = self._auth
-        http.headers.update({"User-Agent": user_agent, "Accept": "application/json"})
-        http.mount("https://", _adapter())
+        self._secrets = secrets or Secrets(credentials.secrets)
+        self._wire = transport.Calls(timeout)
+        waits = (min(CONNECT_TIMEOUT, timeout), timeout)
+        http = transport.http_session(user_agent, _adapter(self._wire, self._secrets))
+        self._ticket_auth: Optional[TicketAuth] = None
+        if credentials.token_id is None:
+            http.auth = self._ticket_auth = TicketAuth(credentials, self._secrets, http, verify, waits)
+        else:
+            http.auth = ProxmoxHTTPApiTokenAuth(
+                credentials.user, credentials.token_id, credentials.token_secret, verify_ssl=verify, timeout=waits)
         serializer = _Serializer(self.clock)
         self._resources = [
             ProxmoxResource(base_url=base, session=http, serializer=serializer) for base in self._bases
         ]
-
-    @staticmethod
-    def _authenticator(credentials: Credentials, verify: Any, timeout: Any) -> Any:
-        if credentials.token_id is None:
-            return _TicketAuth(credentials, verify, timeout)
-        return ProxmoxHTTPApiTokenAuth(
-            credentials.user, credentials.token_id, credentials.token_secret, verify_ssl=verify, timeout=timeout)
 
     @property
     def calls(self) -> int:
@@ -296,21 +190,22 @@ class Session:
     @property
     def host(self) -> str:
         """``host:port`` of the API host in use."""
-        return _origin(self._bases[self._current])[len("https://"):]
+        return _place(self._bases[self._current])
 
     @property
     def hosts(self) -> List[str]:
         """``host:port`` of every API host."""
-        return [_origin(base)[len("https://"):] for base in self._bases]
+        return [_place(base) for base in self._bases]
 
     def expect_nodes(self, names: Sequence[str]) -> None:
         """From now on a host that does not know exactly these nodes is refused (law 15)."""
         self._expected = frozenset(names)
         self._verified = {self._current}
+        self._first_host = self.host
 
     def obey(self, stopped: Callable[[], Optional[str]]) -> None:
-        """From now on no call is sent while ``stopped`` gives a reason: Interrupted instead."""
-        self._stopped = stopped
+        """From now on no call is sent while ``stopped`` gives a reason, and those under way are cut: Interrupted."""
+        self._stopped = self._wire.stopped = stopped
 
     def read_once(self, *path: object, **params: Any) -> Answer:
         """GET that is not repeated, for what is asked again anyway; errors as read()."""
@@ -333,20 +228,27 @@ class Session:
         return self._repeated(path, lambda: self._call(method, path, params), _write_may_repeat).data
 
     def write_regardless(self, method: str, *path: object, **params: Any) -> Any:
-        """As write(), sent also when the run has to end: for what must be put back in order."""
-        return self._repeated(path, lambda: self._call(method, path, params, regardless=True), _write_may_repeat).data
+        """As write(), sent also when the run has to end: for what must be put back in order. Up to owed_seconds long."""
+        return self._repeated(
+            path, lambda: self._call(method, path, params, owed=True), _write_may_repeat, time.monotonic() + OWED_MAX).data
+
+    @property
+    def owed_seconds(self) -> float:
+        """How long write_regardless() may take."""
+        return OWED_MAX + 2 * (CONNECT_TIMEOUT + self._wire.timeout)
 
     def write_once(self, method: str, *path: object, **params: Any) -> Any:
         """As write(), never sent again, for what must be looked at anew before (law 6)."""
         return self._call(method, path, params).data
 
     def _repeated(
-        self, path: Tuple[object, ...], call: Callable[[], Answer], may_repeat: Callable[[errors.PveError], bool]
+        self, path: Tuple[object, ...], call: Callable[[], Answer], may_repeat: Callable[[errors.PveError], bool],
+        until: float = float("inf"),
     ) -> Answer:
         """Repeat a call with a growing pause while its failure allows it, ATTEMPTS times at the most.
 
         A node that stayed silent through that is asked only once for a while: its other guests must not
-        hold up those of the living nodes.
+        hold up those of the living nodes. With ``until`` (monotonic seconds) the end of the run does not matter.
         """
         node = str(path[1]) if path[0] == "nodes" and len(path) > 1 else ""
         attempt = hanging = 0
@@ -363,28 +265,37 @@ class Session:
                 silent = away and time.monotonic() - self._silent.get(node, -NODE_MEMORY) < NODE_MEMORY
                 hangs = isinstance(error, errors.NodeSlow) and self._answered_at.get(node, began - 1) < began
                 hanging = hanging + 1 if hangs else 0
-                if attempt == ATTEMPTS or hanging == SLOW_ATTEMPTS or silent or not may_repeat(error):
+                pause = _pause_after(error, attempt)
+                late = time.monotonic() + pause > until
+                if attempt == ATTEMPTS or hanging == SLOW_ATTEMPTS or silent or late or not may_repeat(error):
                     if away:
                         self._silent[node] = time.monotonic()
                     raise
-            self._back_off(attempt)
+            self._rest(pause, owed=until != float("inf"))
 
-    def _back_off(self, attempt: int) -> None:
-        self._sleep(min(RETRY_MAX, RETRY_FIRST * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3))
+    def _rest(self, seconds: float, owed: bool) -> None:
+        """Sleep, but not through the end of the run."""
+        while seconds > 0:
+            reason = None if owed else self._stopped()
+            if reason is not None:
+                raise errors.Interrupted(reason)
+            self._sleep(min(seconds, NAP))
+            seconds -= NAP
 
-    def _call(self, method: str, path: Tuple[object, ...], params: Dict[str, Any], regardless: bool = False) -> Answer:
-        reason = None if regardless else self._stopped()
+    def _call(self, method: str, path: Tuple[object, ...], params: Dict[str, Any], owed: bool = False) -> Answer:
+        reason = None if owed else self._stopped()
         if reason is not None:
             raise errors.Interrupted(reason)
+        kind = OWED if owed else READ if method == "get" else WRITE
         index = self._current
         try:
-            self._check_cluster(index)
-            return self._send(index, method, path, params)
+            self._check_cluster(index, OWED if owed else READ)
+            return self._send(index, method, path, params, kind)
         except (errors.HostUnreachable, errors.LostWrite) as error:
             if error.status is not None and error.status not in GATEWAY_STATUS:
                 raise
             slow = error.slow or error.status is not None
-            if slow and path[0] == "nodes" and len(path) > 1 and self._alive(index):
+            if slow and path[0] == "nodes" and len(path) > 1 and self._alive(index, OWED if owed else READ):
                 if isinstance(error, errors.HostUnreachable):
                     raise errors.NodeSlow(
                         "node {0} does not answer: {1}".format(path[1], error.message), error.status) from error
@@ -392,12 +303,14 @@ class Session:
             self._fail_over(index)
             raise
 
-    def _alive(self, index: int) -> bool:
+    def _alive(self, index: int, kind: str) -> bool:
         """True when the API host itself answers: then it is the node behind it that does not (law 9)."""
         if time.monotonic() - self._alive_at.get(index, -ALIVE_MEMORY) < ALIVE_MEMORY:
             return True
         try:
-            self._send(index, "get", ("version",), {})
+            self._send(index, "get", ("version",), {}, kind)
+        except errors.Interrupted:
+            return True
         except (errors.HostUnreachable, errors.NotProxmox):
             return False
         except errors.PveError:
@@ -410,70 +323,91 @@ class Session:
             if self._current == index:
                 self._current = (index + 1) % len(self._bases)
 
-    def _check_cluster(self, index: int) -> None:
+    def _check_cluster(self, index: int, kind: str) -> None:
         """Law 15: a host met in mid-run must know the nodes seen at the start."""
         if self._expected is None or index in self._verified:
             return
-        names = frozenset(str(node["node"]) for node in self._send(index, "get", ("nodes",), {}).data)
+        try:
+            answer = self._send(index, "get", ("nodes",), {}, kind)
+            names = errors.understood("its nodes", lambda: frozenset(str(node["node"]) for node in answer.data))
+        except (errors.NotUnderstood, errors.NotProxmox, errors.PermissionDenied, errors.BadParameter) as error:
+            raise errors.ClusterChanged(
+                "after a failover from {0} to {1} it cannot be told whether they are of one cluster: {2}; api_host must list "
+                "hosts of one cluster only".format(self._first_host, _place(self._bases[index]), error.message)) from error
         if names != self._expected:
             raise errors.ClusterChanged(
-                "after a failover {0} shows the nodes {1}, but the run began with {2}; api_host must list hosts of "
+                "after a failover {1} shows the nodes {2}, but the run began on {0} with {3}; api_host must list hosts of "
                 "one cluster only".format(
-                    _origin(self._bases[index]), ", ".join(sorted(names)), ", ".join(sorted(self._expected))))
+                    self._first_host, _place(self._bases[index]), ", ".join(sorted(names)), ", ".join(sorted(self._expected))))
         self._verified.add(index)
 
-    def _send(self, index: int, method: str, path: Tuple[object, ...], params: Dict[str, Any]) -> Answer:
+    def _send(self, index: int, method: str, path: Tuple[object, ...], params: Dict[str, Any], kind: str) -> Answer:
         """One request to one host, its failure as a typed error; a refused ticket is renewed once."""
-        ticket = self._ensure_ticket(index)
+        auth = self._ticket_auth
+        if auth is None:
+            return self._request(index, method, path, params, kind)
+        ticket = self._login(index, lambda base: auth.ensure(base), kind)
         try:
-            return self._request(index, method, path, params)
+            return self._request(index, method, path, params, kind)
         except errors.AuthenticationFailed:
-            if self._ticket_auth is None or not self._renewed(self._ticket_auth, index, ticket):
+            if not self._login(index, lambda base: auth.refused(base, ticket), kind):
                 raise
-            return self._request(index, method, path, params)
+            return self._request(index, method, path, params, kind)
 
-    def _ensure_ticket(self, index: int) -> str:
-        if self._ticket_auth is None:
-            return ""
+    def _login(self, index: int, log_in: Callable[[str], Any], kind: str) -> Any:
+        """What the ticket's keeper says; it sends nothing but logins, which may be cut as reads are."""
         try:
-            return self._ticket_auth.ensure(self._bases[index])
-        except requests.exceptions.RequestException as error:
-            raise self._not_sent(index, error) from error
+            with self._wire.call(READ if kind == WRITE else kind):
+                return log_in(self._bases[index])
+        except transport.RequestFailed as error:
+            raise self._not_sent(index, error, kind) from error
 
-    def _renewed(self, auth: _TicketAuth, index: int, ticket: str) -> bool:
-        try:
-            return auth.refused(self._bases[index], ticket)
-        except requests.exceptions.RequestException as error:
-            raise self._not_sent(index, error) from error
-
-    def _request(self, index: int, method: str, path: Tuple[object, ...], params: Dict[str, Any]) -> Answer:
+    def _request(self, index: int, method: str, path: Tuple[object, ...], params: Dict[str, Any], kind: str) -> Answer:
+        parts = [quote(str(part), safe="") for part in path]
+        if not all(part.strip(".") for part in parts):
+            # A path that a name from the server would turn into another one, such as the guest itself.
+            raise errors.PveError("the path {0} holds a part that no API path has".format("/".join(parts)))
+        resource = self._resources[index](parts)
+        values = {key: int(value) if isinstance(value, bool) else value for key, value in params.items()}
+        place = _origin(self._bases[index])
         with self._lock:
             self._calls += 1
-        resource = self._resources[index]([quote(str(part), safe="") for part in path])
-        values = {key: int(value) if isinstance(value, bool) else value for key, value in params.items()}
         try:
-            answer = getattr(resource, method)(**values)
+            with self._wire.call(kind):
+                answer = getattr(resource, method)(**values)
         except ResourceException as error:
-            raise _typed(error, method) from None
-        except requests.exceptions.RequestException as error:
-            failed = self._not_sent(index, error)
+            raise _typed(error, method, self._secrets) from None
+        except transport.RequestFailed as error:
+            failed = self._not_sent(index, error, kind)
             if method != "get" and not _never_sent(error):
-                failed = errors.LostWrite("the answer of {0} was lost: {1}".format(_origin(self._bases[index]), _cause(error)))
+                failed = errors.LostWrite("the answer of {0} was lost: {1}".format(place, _cause(error)))
             failed.slow = isinstance(error, requests.exceptions.ReadTimeout)
             raise failed from error
-        except ValueError:
-            # http.client names the whole header that it refuses, which may be the secret (law 12).
-            raise errors.PveError("the request could not be made: a header holds a character that is not allowed") from None
         except errors.NotProxmox as error:
             if method != "get":
                 raise errors.LostWrite(error.message, error.status) from error
             raise
+        except errors.PveError:
+            raise
+        except ValueError:
+            # http.client names the whole header that it refuses, which may be the secret (law 12).
+            raise errors.PveError("the request could not be made: a header holds a character that is not allowed") from None
+        except Exception as error:
+            odd = errors.LostWrite if method != "get" else errors.NotProxmox
+            raise odd("the answer of {0} was not understood: {1}".format(place, type(error).__name__)) from None
         if not isinstance(answer, Answer):
-            raise errors.NotProxmox("{0} answered with a redirect".format(_origin(self._bases[index])))
+            odd = errors.LostWrite if method != "get" else errors.NotProxmox
+            raise odd("{0} did not answer as a Proxmox VE API does".format(place))
         return answer
 
-    def _not_sent(self, index: int, error: Exception) -> errors.PveError:
+    def _not_sent(self, index: int, error: Exception, kind: str) -> errors.PveError:
+        """A failure of the connection, by what it means for the run."""
         origin = _origin(self._bases[index])
+        reason = None if kind == OWED else self._stopped()
+        if reason is not None:
+            return errors.Interrupted(reason)
+        if isinstance(error, (requests.exceptions.TooManyRedirects, requests.exceptions.ContentDecodingError)):
+            return errors.NotProxmox("{0}: {1}".format(origin, error.args[0] if error.args else "no answer of the API"))
         text = _cause(error)
         if "CERTIFICATE_VERIFY_FAILED" in text or "doesn't match" in text:
             return errors.UntrustedCertificate(
@@ -483,25 +417,22 @@ class Session:
         return errors.HostUnreachable("{0} does not answer: {1}".format(origin, text))
 
 
-def _adapter() -> Any:
-    class FreshPool(urllib3.HTTPSConnectionPool):
-        """A connection that idled too long is closed before it is used again."""
+def _adapter(calls: transport.Calls, secrets: Secrets) -> Any:
+    """In one place, so that tests can put another transport here."""
+    return transport.adapter(calls, secrets)
 
-        def _get_conn(self, timeout: Optional[float] = None) -> Any:
-            connection = super()._get_conn(timeout=timeout)
-            idle_since = getattr(connection, "autosnap_idle_since", None)
-            if idle_since is not None and time.monotonic() - idle_since > IDLE_MAX:
-                connection.close()
-            return connection
 
-        def _put_conn(self, connection: Any) -> None:
-            if connection is not None:
-                connection.autosnap_idle_since = time.monotonic()
-            super()._put_conn(connection)
+def _place(base: str) -> str:
+    """``host:port`` of an API address."""
+    return _origin(base)[len("https://"):]
 
-    adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=POOL_SIZE, pool_block=True)
-    adapter.poolmanager.pool_classes_by_scheme = {"http": urllib3.HTTPConnectionPool, "https": FreshPool}
-    return adapter
+
+def _pause_after(error: errors.PveError, attempt: int) -> float:
+    """Seconds until the next try; a server may say how long."""
+    if isinstance(error, errors.RateLimited) and error.retry_after:
+        return error.retry_after
+    backed_off: float = min(RETRY_MAX, RETRY_FIRST * 2 ** (attempt - 1)) * random.uniform(0.7, 1.3)
+    return backed_off
 
 
 def _cause(error: BaseException) -> str:
@@ -537,6 +468,8 @@ def _chain(error: BaseException) -> List[BaseException]:
 
 def _read_may_repeat(error: errors.PveError) -> bool:
     """A node name that does not resolve will not do so in the next seconds."""
+    if isinstance(error, errors.RateLimited):
+        return error.retry_after <= RETRY_AFTER_MAX
     if isinstance(error, errors.NodeUnreachable):
         return error.status is not None or isinstance(error, errors.NodeSlow)
     return isinstance(error, errors.HostUnreachable)
@@ -546,13 +479,15 @@ def _write_may_repeat(error: errors.PveError) -> bool:
     return _read_may_repeat(error) or NO_WORKER in error.message
 
 
-def _typed(error: Any, method: str) -> errors.PveError:
+def _typed(error: Any, method: str, secrets: Secrets) -> errors.PveError:
     """A ResourceException as one of our errors; the body's message is preferred to the reason phrase."""
-    body = error.errors if isinstance(error.errors, dict) else {}
+    told = error.errors if isinstance(error.errors, dict) else {}
+    body: Dict[str, Any] = told.get("body") or {}
     status = error.status_code
-    reason = str(error.content or "")
-    message = str(body.get("message") or reason).strip() or "HTTP status {0}".format(status)
-    fields = {str(k): str(v).strip() for k, v in (body.get("errors") or {}).items()}
+    reason = errors.bounded(secrets.hidden(str(error.content or "")))
+    message = errors.bounded(str(body.get("message") or reason)).strip() or "HTTP status {0}".format(status)
+    given = body.get("errors")
+    fields = {str(k): str(v).strip() for k, v in given.items()} if isinstance(given, dict) else {}
     if fields:
         message = "{0} {1}".format(message, "; ".join("{0}: {1}".format(k, v) for k, v in sorted(fields.items())))
     writing = method != "get"
@@ -562,6 +497,8 @@ def _typed(error: Any, method: str) -> errors.PveError:
             .format(message), status)
     if status == 403:
         return errors.PermissionDenied(message, status, fields)
+    if status == 429:
+        return errors.RateLimited("the API answers with 429 {0}".format(message), told.get("retry_after"))
     if status == 400:
         return errors.BadParameter(message, status, fields)
     if LOOKUP_FAILED.search(message):

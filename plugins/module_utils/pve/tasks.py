@@ -23,7 +23,12 @@ from .cluster import Cluster
 from .session import Session
 
 NAME = re.compile(r"\A[A-Za-z][A-Za-z0-9_-]{1,39}\Z")
-SUCCESS = re.compile(r"\A(?:OK|WARNINGS: \d+)\Z")
+SUCCESS = re.compile(r"\A(?:OK|WARNINGS: [0-9]+)\Z")
+_UPID = re.compile(  # api-facts 4.2
+    r"\AUPID:([A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?):[0-9A-Fa-f]{8}:[0-9A-Fa-f]{8,9}:([0-9A-Fa-f]{8}):"
+    r"([A-Za-z0-9_-]{1,40}):([A-Za-z0-9._-]{0,80}):[^\s:/]{1,128}:\Z")
+CANDIDATES_MAX = 5  # tasks of others that are awaited since they may be a lost write's
+LOG_MAX = 5000  # lines of a task's log that are read; one of a snapshot has about ten
 SNAPSHOT_TASKS = frozenset(("qmsnapshot", "qmdelsnapshot", "vzsnapshot", "vzdelsnapshot"))
 LOST_WAIT = 35.0  # law 8: longer than the 30 s that Proxmox's own proxy waits (api-facts 5.2)
 LOST_POLL = 2.0
@@ -32,23 +37,23 @@ UNKNOWN = "the answer to a write was lost, and the run ended before it was clear
 CLOCK_SKEW = 600  # between the API host and the guest's node, seconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Upid:
     """The parts of a task's name that are needed (api-facts 4.2); ``start`` is the node's own Unix time."""
 
+    start: int
     text: str
     node: str
-    start: int
     type: str
     id: str
 
     @classmethod
     def parse(cls, text: str) -> Upid:
         """ValueError for a text that is not a UPID."""
-        parts = text.split(":")
-        if len(parts) != 9 or parts[0] != "UPID":
-            raise ValueError("not a UPID: {0!r}".format(text))
-        return cls(text, parts[1], int(parts[4], 16), parts[5], parts[6])
+        match = _UPID.match(text)
+        if match is None:
+            raise ValueError("not a UPID: {0!r}".format(text[:200]))
+        return cls(int(match.group(2), 16), text, match.group(1), match.group(3), match.group(4))
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,21 @@ class Done:
 def is_running(item: Mapping[str, Any]) -> bool:
     """Whether an entry of a task list still runs (api-facts 4.4)."""
     return "endtime" not in item and item.get("status") in (None, "", "RUNNING")
+
+
+def exit_status(status: Mapping[str, Any]) -> Optional[str]:
+    """The exit status that an answer about a task holds, None while it runs."""
+    if status.get("status") != "stopped":
+        return None
+    return errors.bounded(str(status.get("exitstatus") or "")) or "no exit status"
+
+
+def _newest(listed: Any) -> Tuple[str, str]:
+    for item in listed:
+        if item.get("type") in SNAPSHOT_TASKS:
+            state = "running" if is_running(item) else errors.bounded(str(item.get("status", "")))
+            return Upid.parse(str(item["upid"])).text, state
+    return "", ""
 
 
 class TaskTimeout(errors.PveError):
@@ -159,24 +179,24 @@ class Tasks:
     def result(self, upid: str) -> str:
         """The exit status of a task, an empty text while it runs. Raises what the session raises."""
         status = self._session.read_once("nodes", Upid.parse(upid).node, "tasks", upid, "status").data
-        return str(status.get("exitstatus") or "no exit status") if status.get("status") == "stopped" else ""
+        return errors.understood("task " + upid, lambda: exit_status(status) or "")
 
     def log(self, upid: str) -> Tuple[str, ...]:
-        """The lines of a task's log (api-facts 4.3). Raises what the session raises."""
-        found = self._session.read("nodes", Upid.parse(upid).node, "tasks", upid, "log", start=0, limit=0).data
-        return tuple(str(line.get("t") or "") for line in found or [])
+        """The lines of a task's log (api-facts 4.3). Raises what the session raises, NotUnderstood for an endless one."""
+        found = self._session.read("nodes", Upid.parse(upid).node, "tasks", upid, "log", start=0, limit=LOG_MAX + 1).data
+        lines = errors.understood("the log of " + upid, lambda: tuple(str(line.get("t") or "") for line in found or []))
+        if len(lines) > LOG_MAX:
+            raise errors.NotUnderstood("the log of {0} has more than {1} lines".format(upid, LOG_MAX))
+        return tuple(errors.bounded(line) for line in lines)
 
     def newest(self, guest: Guest) -> Tuple[str, str]:
         """UPID and state (``running`` or the exit status) of the last visible snapshot task on a guest; or empty."""
         try:
             listed = self._session.read(
                 "nodes", guest.node, "tasks", source="all", vmid=guest.vmid, limit=500).data
+            return errors.understood("the tasks of guest {0}".format(guest.vmid), lambda: _newest(listed))
         except errors.PveError:
             return "", ""
-        for item in listed:
-            if str(item.get("type")) in SNAPSHOT_TASKS:
-                return str(item["upid"]), "running" if is_running(item) else str(item.get("status", ""))
-        return "", ""
 
     def _find(self, guest: Guest, name: str) -> Optional[Snapshot]:
         for snapshot in self._cluster.snapshots(guest).snapshots:
@@ -207,7 +227,7 @@ class Tasks:
             try:
                 # What is forced is sent once: before it is sent again the lock must be looked at (law 6).
                 send = self._session.write_once if "force" in params else self._session.write
-                upid = self._upid(send(method, *path, **params))
+                upid = self._upid(guest, kind, send(method, *path, **params))
             except errors.LostWrite:
                 sent += 1
                 self._lost.setdefault(key, self._session.clock.now())
@@ -230,13 +250,22 @@ class Tasks:
                     return Done(upid, failed.message)
                 raise
 
-    @staticmethod
-    def _upid(answer: object) -> str:
-        """The UPID of an answer; LostWrite for anything else, since the write may have been carried out."""
+    def _upid(self, guest: Guest, kind: str, answer: object) -> str:
+        """The UPID of an answer; LostWrite for anything else, since the write may have been carried out.
+
+        It must be a new one, of this guest and this kind of task: what is awaited is found by it.
+        """
         try:
-            return Upid.parse(str(answer)).text
+            upid = Upid.parse(str(answer))
         except ValueError as error:
             raise errors.LostWrite("the answer to the write was {0}".format(error)) from None
+        if (upid.node, upid.type, upid.id) != (guest.node, kind, str(guest.vmid)):
+            raise errors.LostWrite("the answer to the write names a task of something else, {0}".format(upid.text))
+        with self._lock:
+            if upid.text in self._known:
+                raise errors.LostWrite("the answer to the write names a task that is known already, {0}".format(upid.text))
+            self._known.add(upid.text)
+        return upid.text
 
     def _look_for(
         self, guest: Guest, kind: str, effect: Callable[[], bool], timeout: float, started: Callable[[str], None]
@@ -250,6 +279,7 @@ class Tasks:
         since = self._session.clock.now() - CLOCK_SKEW
         deadline = self._clock() + LOST_WAIT
         upid: Optional[str] = None
+        awaited = 0
         while True:
             late = self._clock() >= deadline
             try:
@@ -257,6 +287,9 @@ class Tasks:
                 for candidate, running in self._candidates(guest, kind, since):
                     if running:
                         upid = candidate
+                        awaited += 1
+                        if awaited > CANDIDATES_MAX:
+                            raise TaskTimeout("{0}: more and more tasks of its kind run".format(UNKNOWN), upid=upid)
                         yield from self._its_end(candidate, timeout, started)
                     else:
                         ended = candidate
@@ -298,9 +331,12 @@ class Tasks:
                 limit=500).data
         except (errors.PermissionDenied, errors.BadParameter):
             return []
-        found = sorted((Upid.parse(str(item["upid"])).start, str(item["upid"]), is_running(item)) for item in listed)
+        found = errors.understood("the tasks of guest {0}".format(guest.vmid), lambda: sorted(
+            (Upid.parse(str(item["upid"])), is_running(item)) for item in listed))
         with self._lock:
-            return [(upid, running) for _start, upid, running in found if upid not in self._known]
+            return [
+                (upid.text, running) for upid, running in found
+                if upid.text not in self._known and (upid.node, upid.type, upid.id) == (guest.node, kind, str(guest.vmid))]
 
     def _await(self, upid: str, timeout: float, started: Callable[[str], None]) -> Steps:
         """Wait for a task's end; law 7 judges its exit status."""

@@ -20,7 +20,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
 from . import errors
 from .session import Session
-from .tasks import TaskTimeout, Upid, is_running
+from .tasks import TaskTimeout, Upid, exit_status, is_running
 
 POLL_FIRST = 0.5  # seconds; also the pause after a look that nobody answered
 POLL_MIN = 0.2
@@ -91,8 +91,10 @@ class Watcher:
         self._all_durations: Deque[float] = deque(maxlen=SAMPLES)
 
     def add(self, upid: str, timeout: float, waiter: Any) -> None:
-        """Await a task; ``waiter`` is handed back with its end. ValueError for what is no UPID."""
+        """Await a task; ``waiter`` is handed back with its end. ValueError for what is no UPID or awaited already."""
         task = Upid.parse(upid)
+        if task.text in self._nodes.get(task.node, _Node()).tasks:
+            raise ValueError("it is awaited already: {0}".format(upid))
         now = self._clock()
         durations = self._durations.get(task.type) or self._all_durations
         # looks() thinks about it then; to do so for every task that begins costs more than the calls.
@@ -101,6 +103,10 @@ class Watcher:
         node = self._nodes.setdefault(task.node, _Node())
         node.due = min(node.due, think) if node.tasks else think
         node.tasks[upid] = _Awaited(task, waiter, now, now, now + timeout if timeout else None, timeout)
+
+    def waiters(self) -> List[Any]:
+        """Everybody who waits."""
+        return [task.waiter for node in self._nodes.values() for task in node.tasks.values()]
 
     def due(self) -> Optional[float]:
         """When the next look should be made (monotonic seconds); None when nothing is awaited."""
@@ -233,7 +239,7 @@ class Watcher:
                 return
             for item in answer.data or []:
                 if item.get("upid") in wanted:
-                    seen.results[item["upid"]] = RUNNING if is_running(item) else str(item.get("status", ""))
+                    seen.results[item["upid"]] = RUNNING if is_running(item) else errors.bounded(str(item.get("status", "")))
             start += PAGE
             if not answer.data or start >= (answer.total or 0):
                 return
@@ -252,7 +258,8 @@ class Watcher:
             if isinstance(error, errors.NodeUnreachable) or errors.is_fatal(error):
                 raise
             raise errors.NodeUnreachable(error.message, error.status) from error
-        return str(status.get("exitstatus", "")) if status.get("status") == "stopped" else RUNNING
+        ended = errors.understood("task " + upid.text, lambda: exit_status(status))
+        return RUNNING if ended is None else ended
 
 
 def _filled(likely: List[Tuple[float, float]]) -> float:

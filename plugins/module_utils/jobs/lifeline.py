@@ -1,0 +1,132 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+
+# This module util is PRIVATE to the collection: it may change without notice.
+"""The Ansible that started this module: when it is gone, the module ends as by SIGTERM.
+
+Its own parent is no sign: when ansible-playbook is killed, its worker and two shells live on, and wait for the module.
+So the chain of parents is noted at the start, up to the main process of Ansible, or of sshd where it was started over
+ssh; under ``async`` up to the wrapper. A link is broken when its process is gone or has got another parent.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from typing import List, Optional, Sequence
+
+TICK = 1.0  # seconds between two looks
+LINKS_MAX = 64
+GONE = "gone"
+UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A process of the chain; ``born`` in clock ticks since the machine's start. ``parent`` is 0 for the last one."""
+
+    pid: int
+    born: int
+    parent: int
+
+
+def watch() -> None:
+    """From now on this process gets a SIGTERM when the Ansible that started it is gone. Nothing without /proc."""
+    links = chain(os.getpid())
+    if links:
+        try:
+            threading.Thread(target=_watch, args=(links,), daemon=True).start()
+        except RuntimeError:
+            pass  # Where no thread can be started the first call says so.
+
+
+def _watch(links: Sequence[Link]) -> None:
+    while not broken(links):
+        time.sleep(TICK)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def chain(pid: int) -> List[Link]:
+    """The links from a process up to Ansible or sshd; [] where neither is among its parents."""
+    links: List[Link] = []
+    end = 0
+    here = _link(pid)
+    while isinstance(here, Link) and here.pid > 1 and len(links) < LINKS_MAX:
+        links.append(here)
+        words = _words(here.pid)
+        if end and not _is_ansible(words):
+            break
+        if here.pid != pid and (_is_wrapper(words) or _is_sshd(here.pid)):
+            end = len(links)
+            break
+        if _is_ansible(words):
+            end = len(links)
+        here = _link(here.parent)
+    return [*links[:end - 1], Link(links[end - 1].pid, links[end - 1].born, 0)] if end else []
+
+
+def broken(links: Sequence[Link]) -> bool:
+    """Whether a process of the chain is gone, or has got another parent."""
+    for link in links:
+        now = _link(link.pid)
+        if now == GONE:
+            return True
+        if isinstance(now, Link) and (now.born != link.born or link.parent and now.parent != link.parent):
+            return True
+    return False
+
+
+def _link(pid: int) -> object:
+    """A Link, GONE, or UNREADABLE where the machine does not tell."""
+    try:
+        with open("/proc/{0}/stat".format(pid), "rb") as handle:
+            fields = handle.read().rpartition(b")")[2].split()
+        return GONE if fields[0] in (b"Z", b"X") else Link(pid, int(fields[19]), int(fields[1]))
+    except (FileNotFoundError, ProcessLookupError):
+        return GONE
+    except (OSError, ValueError, IndexError):
+        return UNREADABLE
+
+
+def _words(pid: int) -> List[str]:
+    """The command line of a process, [] where it cannot be read."""
+    try:
+        with open("/proc/{0}/cmdline".format(pid), "rb") as handle:
+            return handle.read(65536).decode("utf-8", "replace").split("\0")
+    except OSError:
+        return []
+
+
+def _program(words: Sequence[str]) -> str:
+    """The name of what runs: for Python that of the script or the module."""
+    if not words:
+        return ""
+    name = os.path.basename(words[0])
+    if not name.startswith("python"):
+        return name
+    rest = list(words[1:])
+    while rest and rest[0].startswith("-") and rest[0] != "-m":
+        rest.pop(0)
+    named: Optional[str] = rest[1] if rest[:1] == ["-m"] and len(rest) > 1 else rest[0] if rest else None
+    return os.path.basename(named or "")
+
+
+def _is_ansible(words: Sequence[str]) -> bool:
+    """ansible, ansible-playbook, ansible-runner, python -m ansible_runner; no module, whose files begin with AnsiballZ."""
+    return _program(words).startswith("ansible")
+
+
+def _is_wrapper(words: Sequence[str]) -> bool:
+    return "async_wrapper" in _program(words)
+
+
+def _is_sshd(pid: int) -> bool:
+    try:
+        with open("/proc/{0}/comm".format(pid), encoding="utf-8", errors="replace") as handle:
+            return handle.read().startswith("sshd")
+    except OSError:
+        return False
