@@ -50,11 +50,11 @@ class Attacked:
 
 def run(server: Hostile, job: str = "snap", password: bool = False, **options: Any) -> Attacked:
     """Run a job in this process; anything but a typed error is the test's failure."""
-    given: dict[str, Any] = {"api_timeout": "2s", "lock_timeout": "2s"}
+    given: dict[str, Any] = {"api_timeout": "2s", "lock_timeout": "2s", "timeout": "5s"}
     if password:
         given.update(api_token=None, api_user="autosnap@pve", api_password=PASSWORD)
     if job == "info":
-        given = {name: value for name, value in given.items() if name != "lock_timeout"}
+        given = {name: value for name, value in given.items() if not name.endswith("k_timeout") and name != "timeout"}
     began = time.monotonic()
     report: Report | None = None
     error: errors.PveError | None = None

@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import json
 import os
-import select
 import signal
 import socket
 import threading
@@ -106,12 +105,9 @@ class Ending:
 
     def _watch(self) -> None:
         since: Optional[float] = None
+        self._ear.settimeout(TICK)
         while not self._over.is_set():
-            ready, _none, _nothing = select.select([self._ear], [], [], TICK)
-            heard = self._ear.recv(64) if ready else b""
-            for number in heard:
-                if number in SIGNALS and not self.signal:
-                    self.signal, self._noted = signal.Signals(number).name, time.monotonic()
+            self._hear()
             reason = self.reason()
             if reason is None:
                 continue
@@ -120,6 +116,13 @@ class Ending:
                 latest = max(since, self._last_end, *self._owed.values())
             if time.monotonic() >= latest + GIVE_UP and not self._over.is_set():
                 self._end_the_process(reason)
+
+    def _hear(self) -> None:
+        """Note the signals that came meanwhile; back after TICK where none did."""
+        with contextlib.suppress(OSError):
+            for number in self._ear.recv(64):
+                if number in SIGNALS and not self.signal:
+                    self.signal, self._noted = signal.Signals(number).name, time.monotonic()
 
     def _end_the_process(self, reason: str) -> None:
         result: Dict[str, Any] = {

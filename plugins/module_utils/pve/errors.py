@@ -76,12 +76,13 @@ class PveError(Exception):
 
     ``status`` is the HTTP status (None without an answer), ``errors`` the map of refused parameters.
     ``uncertain`` when a write may have been carried out whose end was not seen, ``slow`` when the request was
-    taken and no answer came in time.
+    taken and no answer came in time, ``refused`` when no connection was made.
     """
 
     code = "error"
     uncertain = False
     slow = False
+    refused = False
 
     def __init__(
         self,
@@ -163,6 +164,10 @@ class NodeUnreachable(PveError):
 
 class NodeSlow(NodeUnreachable):
     """No answer about a node came in ``api_timeout``, or none from behind a gateway, though the API host itself answers."""
+
+
+class NodeBroken(NodeUnreachable):
+    """No whole answer about a node comes, though the API host itself answers."""
 
 
 class ClusterChanged(PveError):

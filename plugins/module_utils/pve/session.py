@@ -294,10 +294,10 @@ class Session:
         except (errors.HostUnreachable, errors.LostWrite) as error:
             if error.status is not None and error.status not in GATEWAY_STATUS:
                 raise
-            slow = error.slow or error.status is not None
-            if slow and path[0] == "nodes" and len(path) > 1 and self._alive(index, OWED if owed else READ):
+            if not error.refused and path[0] == "nodes" and len(path) > 1 and self._alive(index, OWED if owed else READ):
                 if isinstance(error, errors.HostUnreachable):
-                    raise errors.NodeSlow(
+                    slow = error.slow or error.status is not None
+                    raise (errors.NodeSlow if slow else errors.NodeBroken)(
                         "node {0} does not answer: {1}".format(path[1], error.message), error.status) from error
                 raise
             self._fail_over(index)
@@ -382,6 +382,7 @@ class Session:
             if method != "get" and not _never_sent(error):
                 failed = errors.LostWrite("the answer of {0} was lost: {1}".format(place, _cause(error)))
             failed.slow = isinstance(error, requests.exceptions.ReadTimeout)
+            failed.refused = _never_sent(error)
             raise failed from error
         except errors.NotProxmox as error:
             if method != "get":
@@ -471,7 +472,7 @@ def _read_may_repeat(error: errors.PveError) -> bool:
     if isinstance(error, errors.RateLimited):
         return error.retry_after <= RETRY_AFTER_MAX
     if isinstance(error, errors.NodeUnreachable):
-        return error.status is not None or isinstance(error, errors.NodeSlow)
+        return error.status is not None or isinstance(error, (errors.NodeSlow, errors.NodeBroken))
     return isinstance(error, errors.HostUnreachable)
 
 

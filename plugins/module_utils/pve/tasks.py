@@ -72,9 +72,11 @@ def is_running(item: Mapping[str, Any]) -> bool:
 
 
 def exit_status(status: Mapping[str, Any]) -> Optional[str]:
-    """The exit status that an answer about a task holds, None while it runs."""
-    if status.get("status") != "stopped":
+    """The exit status that an answer about a task holds, None while it runs; ValueError for what is no such answer."""
+    if status["status"] == "running":
         return None
+    if status["status"] != "stopped":
+        raise ValueError("a task is not {0!r}".format(status["status"]))
     return errors.bounded(str(status.get("exitstatus") or "")) or "no exit status"
 
 
@@ -186,7 +188,7 @@ class Tasks:
         found = self._session.read("nodes", Upid.parse(upid).node, "tasks", upid, "log", start=0, limit=LOG_MAX + 1).data
         lines = errors.understood("the log of " + upid, lambda: tuple(str(line.get("t") or "") for line in found or []))
         if len(lines) > LOG_MAX:
-            raise errors.NotUnderstood("the log of {0} has more than {1} lines".format(upid, LOG_MAX))
+            raise errors.NotUnderstood("it has more than {0} lines".format(LOG_MAX))
         return tuple(errors.bounded(line) for line in lines)
 
     def newest(self, guest: Guest) -> Tuple[str, str]:

@@ -248,9 +248,11 @@ def adapter(calls: Calls, secrets: Secrets) -> Any:
                     response.close()
                     raise
             except RequestFailed:
-                if calls.own.cut:
-                    raise requests.exceptions.ReadTimeout(calls.own.cut) from None
-                raise
+                if not calls.own.cut:
+                    raise
+            if calls.own.cut:
+                # Also where nothing failed: headers may end with the connection, and look whole.
+                raise requests.exceptions.ReadTimeout(calls.own.cut)
             return response
 
     return Adapter(pool_connections=4, pool_maxsize=POOL_SIZE, pool_block=True)
