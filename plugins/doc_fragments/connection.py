@@ -78,7 +78,7 @@ options:
     type: path
   api_timeout:
     description:
-      - How long one answer of the API may take, such as V(30s). It does not limit tasks.
+      - How long one call to the API may take as a whole, such as V(30s); then its connection is cut. It does not limit tasks.
       - If not set, the environment variable E(PROXMOX_API_TIMEOUT) is used.
     type: str
     default: 30s

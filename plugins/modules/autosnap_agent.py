@@ -130,6 +130,13 @@ unmatched:
   type: list
   elements: dict
   sample: []
+unreadable:
+  description: A sentence on each entry of the cluster that may be a guest and cannot be read. With O(on_unmatched=fail) each makes
+    the task fail.
+  returned: when the cluster could be read
+  type: list
+  elements: str
+  sample: []
 api_calls:
   description: Number of API calls sent.
   returned: when the cluster could be read

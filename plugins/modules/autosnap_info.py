@@ -377,6 +377,13 @@ broken:
       lock: null
       task: 'UPID:pve1:000003F3:00001BA5:6AF42C10:qmdelsnapshot:102:autosnap@pve!test:'
       task_result: unexpected status
+unreadable:
+  description: A sentence on each entry of the cluster that may be a guest and cannot be read. With O(on_unmatched=fail) each makes
+    the task fail.
+  returned: when the cluster could be read
+  type: list
+  elements: str
+  sample: []
 api_calls:
   description: Number of API calls sent.
   returned: when the cluster could be read
@@ -394,7 +401,8 @@ failure:
   contains:
     code:
       description: One of V(authentication), V(permission), V(parameter), V(certificate), V(host), V(node), V(cluster),
-        V(answer), V(dependency), V(input), V(error).
+        V(answer), V(dependency), V(input), V(rate), V(machine),
+        V(internal), V(error).
       type: str
       returned: always
     kind:

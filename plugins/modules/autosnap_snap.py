@@ -632,6 +632,13 @@ guest_commands:
       output: flushed
       duration: 0.4
       problem: ''
+unreadable:
+  description: A sentence on each entry of the cluster that may be a guest and cannot be read. With O(on_unmatched=fail) each makes
+    the task fail.
+  returned: when the cluster could be read
+  type: list
+  elements: str
+  sample: []
 api_calls:
   description: Number of API calls sent.
   returned: when the cluster could be read
@@ -649,7 +656,8 @@ failure:
   contains:
     code:
       description: One of V(authentication), V(permission), V(parameter), V(certificate), V(host), V(node), V(cluster),
-        V(answer), V(lost), V(dependency), V(interrupted), V(input), V(error).
+        V(answer), V(lost), V(dependency), V(interrupted), V(input), V(rate), V(machine),
+        V(internal), V(error).
       type: str
       returned: always
     kind:

@@ -34,14 +34,15 @@ MEASURED = "import coverage; coverage.process_startup()" if "COVERAGE_PROCESS_ST
 PROMISED = 2 * 2.0 + 5.0 + 10.0  # seconds from a SIGTERM: the calls on their way, the grace of writes, the watchdog's
 
 
-def start(server: Hostile, **options: Any) -> subprocess.Popen[str]:
-    """Begin autosnap_snap in a process of its own."""
+def start(server: Hostile, prelude: str = "", **options: Any) -> subprocess.Popen[str]:
+    """Begin autosnap_snap in a process of its own, after the Python of ``prelude``."""
     given = {
         "guests": ["@all"], "label": "daily", "keep": 2, "api_timeout": "2s", "lock_timeout": "0", "guest_commands": COMMANDS,
         **server.connection(password=True), **options}
     process = subprocess.Popen(
         [sys.executable, "-c", "\n".join([
-            MEASURED, PRELUDE, "from ansible_collections.pve.autosnap.plugins.modules.autosnap_snap import main", "main()"])],
+            MEASURED, PRELUDE, prelude,
+            "from ansible_collections.pve.autosnap.plugins.modules.autosnap_snap import main", "main()"])],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "STATE_DIRECTORY": str(server.directory / "state")})
     assert process.stdin is not None

@@ -117,3 +117,18 @@ def test_specs_merge_with_their_constraints() -> None:
     assert ["keep", "retention"] in kwargs["required_one_of"]
     assert "required_one_of" in arguments.SNAP.to_kwargs()
     assert kwargs["argument_spec"] is not arguments.CLEAN.options
+
+
+@pytest.mark.parametrize("option", ["timeout", "lock_timeout", "api_timeout", "min_interval", "run_timeout", "hook_timeout"])
+@pytest.mark.parametrize("value", ["9" * 400, "9" * 5000, "99999999999d", "٣", "1e9", "9999999999"])
+def test_a_number_of_any_length_is_a_sentence(option: str, value: str) -> None:
+    with pytest.raises(arguments.InputError, match="option '{0}'".format(option)) as raised:
+        arguments.duration(option, value)
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, 10 ** 400, ["9" * 5000], -1, True, "٣"])
+def test_expect_guests_of_any_length_is_a_sentence(value: object) -> None:
+    with pytest.raises(arguments.InputError, match="expect_guests") as raised:
+        arguments._expected(value)
+    assert len(str(raised.value)) < 200

@@ -9,10 +9,11 @@ import dataclasses
 import datetime
 import random
 import zoneinfo
+from typing import Any
 
 import pytest
 from ansible_collections.pve.autosnap.plugins.module_utils.model import Snapshot
-from ansible_collections.pve.autosnap.plugins.module_utils.policy import naming
+from ansible_collections.pve.autosnap.plugins.module_utils.policy import naming, retention
 from ansible_collections.pve.autosnap.plugins.module_utils.policy.retention import (
     PERIODS,
     Decision,
@@ -287,3 +288,49 @@ def test_daily_and_daily2_leave_each_other_alone() -> None:
     pruned = {d.snapshot.name for d in decide(found.whole["daily"], Retention(last=1), UTC) if not d.keep}
     assert len(pruned) == 9
     assert not any(name.startswith("autodaily2") and len(name) == len("autodaily2") + 12 for name in pruned)
+
+
+def ancestors(of: Snapshot, by_name: dict[str, Snapshot]) -> list[Snapshot]:
+    """The plain way, which takes time by the square of the length."""
+    found: list[Snapshot] = []
+    parent = of.parent
+    while parent is not None and parent in by_name and by_name[parent] not in found:
+        found.append(by_name[parent])
+        parent = by_name[parent].parent
+    return found
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 9), st.sampled_from(["a", "b", ""])), max_size=10), st.randoms())
+def test_law_13_disagreements_are_those_that_the_plain_way_finds(shape: list[tuple[int, int, str]], order: Any) -> None:
+    made = [Snapshot(str(number), time, parent=str(parent) if parent < number else None)
+            for number, (time, parent, _label) in enumerate(shape)]
+    label_of = {str(number): label for number, (_time, _parent, label) in enumerate(shape) if label}
+    by_name = {snapshot.name: snapshot for snapshot in made}
+    expected = {
+        name for snapshot in made for above in ancestors(snapshot, by_name)
+        if label_of.get(snapshot.name) and label_of.get(above.name) == label_of[snapshot.name]
+        and above.snaptime > snapshot.snaptime for name in (above.name, snapshot.name)}
+    order.shuffle(made)
+    walked, looped = retention._from_the_roots(made)
+    assert not looped and sorted(s.name for s in walked) == sorted(by_name)
+    assert retention._skewed(walked, label_of, looped) == expected
+
+
+def test_law_13_parents_that_go_in_a_circle_are_a_disagreement() -> None:
+    made = [Snapshot("a", 1, parent="b"), Snapshot("b", 2, parent="a"), Snapshot("c", 3, parent="b"), Snapshot("d", 4)]
+    walked, looped = retention._from_the_roots(made)
+    assert retention._skewed(walked, dict.fromkeys("abcd", "x"), looped) == {"a", "b", "c"}
+
+
+def test_a_long_chain_takes_no_time() -> None:
+    chain = [snap(1_700_000_000 + number, parent=number) for number in range(20_000)]
+    assert len(sort_snapshots(chain, RECOGNITION, 1_800_000_000, False).whole["daily"]) == 20_000
+
+
+RECOGNITION = naming.Recognition("auto", naming.TimestampFormat("yyMMddHHmmss"), ("cv4pve-autosnap",), datetime.timezone.utc)
+
+
+def snap(time: int, parent: int) -> Snapshot:
+    """One of a chain, a second after the other."""
+    return Snapshot(RECOGNITION.name("daily", time), time, "cv4pve-autosnap",
+                    RECOGNITION.name("daily", time - 1) if parent else None)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from ansible_collections.pve.autosnap.plugins.module_utils.model import Guest
@@ -172,3 +173,15 @@ def test_members_of_a_pool_that_cannot_be_seen(selector: str, undecided: list[in
     assert [guest.vmid for guest in found.undecided] == undecided
     assert HIDDEN not in found.selected
     assert not any(term.term == "@pool-hidden" for term in found.unmatched)
+
+
+@given(st.from_regex(r"\A[ab*]{0,7}[*][ab]{0,3}\Z"), st.text("ab", max_size=10))
+def test_a_pattern_means_what_a_regular_expression_would(pattern: str, name: str) -> None:
+    expected = re.match(r"\A" + ".*".join(map(re.escape, pattern.split("*"))) + r"\Z", name) is not None
+    assert selection._like(name, pattern) == expected
+
+
+def test_many_stars_take_no_time() -> None:
+    """A regular expression tries all ways to share the letters out: a second for each letter more."""
+    assert not selection._like("a" * 20_000, "*a" * 5_000 + "*b")
+    assert selection._like("a" * 20_000, "*a" * 5_000 + "*")

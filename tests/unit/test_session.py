@@ -293,3 +293,64 @@ def test_a_failure_has_a_structure() -> None:
     failure = errors.BadParameter("no", 400, {"snapname": "bad"}).failure()
     assert failure == {
         "code": "parameter", "kind": "other", "message": "no", "status": 400, "errors": {"snapname": "bad"}, "upid": None}
+
+
+def test_only_https_is_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    http = transport.http_session("x", transport.adapter(transport.Calls(5.0), Secrets()))
+    http.auth = transport.NoAuth(True, 5.0)
+    assert list(http.adapters) == ["https://"]
+    with pytest.raises(requests.exceptions.InvalidSchema):
+        http.request("GET", "http://127.0.0.1:1/")
+
+
+@pytest.mark.parametrize("part", ["..", ".", "", "...."])
+def test_a_part_that_would_make_another_path_is_not_sent(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(respond(200, OK))
+    with pytest.raises(errors.PveError, match="no API path"):
+        scripted(script, monkeypatch).write("delete", "nodes", "n", "qemu", 100, "snapshot", part)
+    assert not script.asked
+
+
+def test_a_connection_that_breaks_for_one_node_is_that_node_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 9: the API host answers all others."""
+    script = on_nodes(RESET, ("a", respond(200, OK)), ("b", respond(200, OK)))
+    session = scripted(script, monkeypatch, ("a", "b"))
+    with pytest.raises(errors.NodeBroken) as raised:
+        session.read("nodes", "n", "qemu")
+    assert not errors.is_fatal(raised.value) and session.host == "a:8006"
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("", 0.0), ("1e9", 0.0), ("-3", 0.0), (None, 0.0), ("9" * 400, 0.0)])
+def test_what_a_server_asks_to_wait(header: str | None, seconds: float) -> None:
+    assert errors.RateLimited("x", header).retry_after == seconds
+
+
+def test_a_call_whose_time_is_up_is_cut_and_one_that_is_owed_is_not_cut_by_the_end_of_a_run() -> None:
+    class Connection:
+        def __init__(self) -> None:
+            self.cuts = 0
+            self.autosnap_handle = self
+
+        def shutdown(self, _how: int) -> None:
+            self.cuts += 1
+
+    calls = transport.Calls(0.0)
+    with calls.call(transport.OWED) as call:
+        calls.begin(Connection())
+        calls.look()
+        assert "no whole answer" in call.cut and call.connection.cuts == 1
+    calls = transport.Calls(60.0)
+    calls.stopped = lambda: "SIGTERM"
+    for kind, cuts in ((transport.READ, 1), (transport.WRITE, 0), (transport.OWED, 0)):
+        with calls.call(kind) as call:
+            calls.begin(Connection())
+            calls.look()
+            assert call.connection.cuts == cuts and bool(call.cut) == bool(cuts)
+            calls.give_back()
+            calls.look()
+
+
+def test_texts_of_a_server_are_bounded_before_they_are_searched() -> None:
+    for text in ("can't lock file '" * 100_000, "cfs-lock '" * 100_000, "Configuration file '" * 100_000):
+        assert errors.classify(text) == errors.OTHER
+        assert len(errors.PveError(text, errors={text: text}).message) < 1100

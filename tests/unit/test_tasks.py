@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import requests
 from ansible_collections.pve.autosnap.plugins.module_utils.model import Guest
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import errors
 from ansible_collections.pve.autosnap.plugins.module_utils.pve.cluster import Cluster
 from ansible_collections.pve.autosnap.plugins.module_utils.pve.tasks import Done, Pause, TaskEnd, Tasks
 from support import respond, scripted
@@ -101,3 +102,22 @@ def test_a_task_that_still_runs_is_awaited(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(StopIteration) as ended:
         steps.send("OK")
     assert ended.value.value == Done(upid(3)) and started == [upid(3)] and len(server.posts) == 1
+
+
+@pytest.mark.parametrize("odd", [
+    "UPID:n2:00000001:00000001:6B000001:qmsnapshot:100:u@pve!t:", "UPID:n1:00000001:00000001:6B000001:qmsnapshot:101:u@pve!t:",
+    "UPID:n1:00000001:00000001:6B000001:qmigrate:100:u@pve!t:", "UPID:../x:00000001:00000001:6B000001:qmsnapshot:100:u@pve!t:",
+    "UPID:n1:00000001:00000001:6B000001:qmsnapshot:100:u@pve!t:\n", "x" * 10_000, None, 7, {}])
+def test_an_answer_that_names_no_new_task_of_this_write_is_a_lost_write(odd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = scripted(lambda request: respond(200, {"data": odd}), monkeypatch)
+    with pytest.raises(errors.LostWrite) as raised:
+        Tasks(session, Cluster(session))._upid(GUEST, "qmsnapshot", odd)
+    assert len(raised.value.message) < 400
+
+
+def test_the_name_of_a_task_that_is_known_is_no_answer_to_another_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = scripted(lambda request: respond(200, {"data": None}), monkeypatch)
+    made = Tasks(session, Cluster(session))
+    assert made._upid(GUEST, "qmsnapshot", upid(1)) == upid(1)
+    with pytest.raises(errors.LostWrite, match="known already"):
+        made._upid(GUEST, "qmsnapshot", upid(1))

@@ -10,6 +10,7 @@ from typing import Any, Callable, Generator
 
 import pytest
 from ansible_collections.pve.autosnap.plugins.module_utils.arguments import Parallel
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs import reading, workers
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.workers import (
     CREATE,
     DELETE,
@@ -20,8 +21,9 @@ from ansible_collections.pve.autosnap.plugins.module_utils.jobs.workers import (
     Stop,
     Workers,
 )
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import watcher
 from ansible_collections.pve.autosnap.plugins.module_utils.pve.session import Session
-from ansible_collections.pve.autosnap.plugins.module_utils.pve.tasks import Pause, TaskTimeout
+from ansible_collections.pve.autosnap.plugins.module_utils.pve.tasks import Pause, TaskEnd, TaskTimeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import TOKEN
@@ -269,3 +271,49 @@ def test_no_room_for_another_thread_costs_nobody_anything(monkeypatch: pytest.Mo
     jobs = work(*[in_slot(Slot(CREATE, "n"), lambda: done.append(1))] * 20)
     assert len(done) == 20 and len(started) == 2
     assert not any(job.errors for job in jobs)
+
+
+def test_a_job_that_waits_for_nothing_that_could_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose task's name was taken for another's; not even a stop would reach it."""
+    monkeypatch.setattr(workers, "LOST_MAX", 0.5)
+    monkeypatch.setattr(workers, "PATIENCE", 0.2)
+    monkeypatch.setattr(watcher.Watcher, "add", lambda *_unused: None)
+
+    def lost() -> Steps:
+        yield TaskEnd("UPID:n1:00000001:00000001:6B000001:qmsnapshot:100:u@pve!t:", 60.0)
+
+    [job] = work(lost)
+    assert "waited for nothing" in str(job.errors[0])
+
+
+def test_a_task_that_is_awaited_already_costs_only_the_second_job() -> None:
+    ends: list[str] = []
+
+    def twice() -> Steps:
+        try:
+            yield TaskEnd("UPID:n1:00000001:00000001:6B000001:qmsnapshot:100:u@pve!t:", 0.1)
+        except ValueError as error:
+            ends.append(str(error))
+        except Exception:
+            ends.append("ended")
+
+    assert not any(job.errors for job in work(twice, twice, stop=lambda: Stop("x", True) if ends else None))
+    assert sorted(ends) == ["ended", "it is awaited already: UPID:n1:00000001:00000001:6B000001:qmsnapshot:100:u@pve!t:"]
+
+
+@pytest.mark.parametrize("room", [0, 1, 5, 99])
+def test_in_parallel_uses_the_threads_that_there_are(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = threading.Thread.start
+    left = [room]
+
+    def start(self: threading.Thread) -> None:
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        begin(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert reading.in_parallel(lambda number: number * 2, list(range(50))) == list(range(0, 100, 2))
+    with pytest.raises(ZeroDivisionError):
+        reading.in_parallel(lambda number: 1 // (number - 3), list(range(50)))
+    assert reading.in_parallel(str, []) == []
