@@ -378,8 +378,8 @@ broken:
       task: 'UPID:pve1:000003F3:00001BA5:6AF42C10:qmdelsnapshot:102:autosnap@pve!test:'
       task_result: unexpected status
 unreadable:
-  description: A sentence on each entry of the cluster that may be a guest and cannot be read. With O(on_unmatched=fail) each makes
-    the task fail.
+  description: A sentence on each entry of the cluster that may be a guest and cannot be read. With O(on_unmatched=fail) each
+    makes the task fail.
   returned: when the cluster could be read
   type: list
   elements: str

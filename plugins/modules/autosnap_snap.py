@@ -633,8 +633,8 @@ guest_commands:
       duration: 0.4
       problem: ''
 unreadable:
-  description: A sentence on each entry of the cluster that may be a guest and cannot be read. With O(on_unmatched=fail) each makes
-    the task fail.
+  description: A sentence on each entry of the cluster that may be a guest and cannot be read. With O(on_unmatched=fail) each
+    makes the task fail.
   returned: when the cluster could be read
   type: list
   elements: str

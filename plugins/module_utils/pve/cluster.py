@@ -113,6 +113,7 @@ def _resources(items: Sequence[Dict[str, Any]]) -> Resources:
     guests: Dict[int, Guest] = {}
     storages: List[Storage] = []
     unreadable: List[str] = []
+    more = 0
     for item in items:
         try:
             kind = item["type"]
@@ -129,10 +130,15 @@ def _resources(items: Sequence[Dict[str, Any]]) -> Resources:
             elif not isinstance(kind, str) or not kind:
                 raise TypeError("it has no type")
         except Exception as error:
-            unreadable.append(_odd_entry(item, error))
+            if len(unreadable) < UNREADABLE_MAX:
+                unreadable.append(_odd_entry(item, error))
+            else:
+                more += 1
+    if more:
+        unreadable.append("{0} further entries of the cluster cannot be read".format(more))
     return Resources(
         tuple(sorted(nodes.values(), key=lambda n: n.name)), tuple(sorted(guests.values(), key=lambda g: g.vmid)),
-        tuple(storages), tuple(unreadable[:UNREADABLE_MAX]))
+        tuple(storages), tuple(unreadable))
 
 
 def _odd_entry(item: Any, error: Exception) -> str:
