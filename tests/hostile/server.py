@@ -189,7 +189,10 @@ class Hostile:
                 break
             name, _colon, value = header.partition(":")
             headers[name.lower()] = value.strip()
-        body = reader.read(int(headers.get("content-length") or 0)).decode("utf-8", "replace")
+        length = int(headers.get("content-length") or 0)
+        body = reader.read(length).decode("utf-8", "replace")
+        if len(body) < length:
+            return False  # whoever sent it is gone
         path, _mark, query = line[1].partition("?")
         form = dict(parse_qsl(query or body))
         exchange = Exchange(self, connection, line[0], path[len(PREFIX):], headers, form)
