@@ -23,6 +23,8 @@ def run(module: Any, job: Callable[[Connection], Report]) -> None:
     try:
         access = connection(module.params)
         report = job(access)
+        _hide(module, access)
+        _finish(module, report)
     except InputError as error:
         _hide(module, access)
         module.fail_json(msg=str(error), failure={"code": "input", "message": str(error)})
@@ -36,13 +38,14 @@ def run(module: Any, job: Callable[[Connection], Report]) -> None:
         module.fail_json(
             msg=text + "; what it had begun goes on, and the next run says what became of it; please report it with the "
             "output of -vvv", failure={"code": "internal", "message": text}, exception=traceback.format_exc())
-    else:
-        _hide(module, access)
-        for warning in report.warnings:
-            module.warn(warning)
-        if report.failed:
-            module.fail_json(msg=report.message, **report.result)
-        module.exit_json(msg=report.message, **report.result)
+
+
+def _finish(module: Any, report: Report) -> None:
+    for warning in report.warnings:
+        module.warn(warning)
+    if report.failed:
+        module.fail_json(msg=report.message, **report.result)
+    module.exit_json(msg=report.message, **report.result)
 
 
 def _hide(module: Any, access: Optional[Connection]) -> None:

@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import pathlib
 import re
+import socket
 from typing import Any, Callable
 
 import pytest
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import tasks
 from attacked import run, some, survived
-from cluster import TOKEN, Cluster
+from cluster import SECRET, TOKEN, Cluster
 from server import Exchange, Hostile
+from worlds import hook
 
 RAW = "@@RAW@@"
 VALUES: dict[str, Any] = {
@@ -249,3 +254,40 @@ def test_no_cookie_of_a_load_balancer_is_kept_or_sent(password: bool) -> None:
         assert [found.status(vmid) for vmid in (100, 101)] == ["created", "created"]
         assert not any("SERVERID" in cookie or "stolen" in cookie for cookie in cookies)
         assert sum(what == "POST /access/ticket" for _when, what in server.seen) == password
+
+
+@pytest.mark.parametrize("how", ["status line", "encoding", "reason", "escaped"])
+def test_no_secret_goes_to_a_hook_or_to_who_watches(how: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def attack(exchange: Exchange) -> Any:
+        if exchange.what != "POST {0}/snapshot".format(GUEST):
+            return None
+        exchange.taken, exchange.status = True, 500
+        if how == "status line":
+            exchange.send("HTTPX {0}\r\n\r\n".format(SECRET).encode())
+            exchange.connection.close()
+            return True
+        if how == "encoding":
+            exchange.headers["Content-Encoding"] = SECRET
+        elif how == "reason":
+            exchange.reason = "no {0} {1}".format(SECRET, SHORT)
+        else:
+            exchange.raw = '{{"data":null,"message":"no {0}"}}'.format(SECRET.replace("-", "\\u002d")).encode()
+        return None
+
+    told = tmp_path / "told"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(str(tmp_path / "socket"))
+    listener.settimeout(0.5)
+    monkeypatch.setenv("AUTOSNAP_PROGRESS", str(tmp_path / "socket"))
+    monkeypatch.setattr(tasks, "LOST_WAIT", 0.2)
+    with Hostile(Cluster(guests=1), attack) as server:
+        found = run(server, api_otp=SHORT, hook=hook(tmp_path, "env >> {0}\n".format(told)))
+    heard = b""
+    with contextlib.suppress(OSError):
+        while True:
+            heard += listener.recv(65536)
+    assert SECRET not in found.text and SECRET not in told.read_text() and SECRET.encode() not in heard
+    assert b"ended" not in heard or b'"failed": 1' in heard
+
+
+SHORT = "77"

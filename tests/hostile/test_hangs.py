@@ -152,3 +152,56 @@ module.connect = lambda access: bad(access.credentials.password)
         result = finish(run)
         assert result["failed"] and result["failure"]["code"] == "internal" and "ZeroDivisionError" in result["msg"]
         assert server.connection(password=True)["api_password"] not in json.dumps(result)
+
+
+def test_a_signal_that_the_main_thread_hears_late_is_no_second_one() -> None:
+    """Name resolution takes its time: Python's handler of the first signal runs seconds after the watching thread heard of it."""
+    late = BLOCKED.replace("    libc.pthread_mutex_lock(mutex)\n    libc.pthread_mutex_lock(mutex)\n", "") + """
+import ansible.module_utils.basic, time, signal
+real = socket.getaddrinfo
+def slow(*args, **kwargs):
+    end = time.monotonic() + 6
+    while time.monotonic() < end:
+        ctypes.CDLL(None).poll(None, 0, 500)
+    return real(*args, **kwargs)
+original = signal.signal
+def defer(number, handler):
+    # As C code that takes six seconds: the handler runs late.
+    def late(*args):
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            time.sleep(0.1)
+        handler(*args)
+    return original(number, late if callable(handler) else handler)
+signal.signal = defer
+"""
+    with Hostile(Cluster(guests=1, seconds=20.0)) as server:
+        run = start(server, late)
+        wait_until_seen(server, "POST .*/snapshot")
+        run.send_signal(signal.SIGTERM)
+        result = finish(run)
+        assert run.returncode == 1 and "SIGTERM" in result["msg"]
+
+
+def test_a_job_that_is_lost_still_does_what_it_owes() -> None:
+    lost = """
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import watcher
+watcher.Watcher.add = lambda *unused: None
+"""
+    with Hostile(Cluster(guests=1)) as server:
+        result = finish(start(server, lost))
+        assert [command[0] for command in server.cluster.guests[100].commands] == ["/bin/rest", "/bin/wake"]
+        assert result["failed"] and "waited for nothing" in result["guests"][0]["reason"]
+
+
+def test_last_words_that_nobody_reads_hold_nothing_up() -> None:
+    with Hostile(Cluster(guests=1)) as server:
+        run = start(server, BLOCKED + """
+import ansible.module_utils.basic
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs import ending, outcome
+outcome.account = lambda known: {"guests": ["x" * 5_000_000]}
+ending.GIVE_UP = 1.0
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs import acting
+acting.GuestRun._send_create = hang
+""", run_timeout="2s")
+        assert run.wait(60) == 1

@@ -210,35 +210,38 @@ class Logins:
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
+T1, T2, T3 = ("PVE:u@pve:{0}::".format(number) + "x" * 20 for number in (1, 2, 3))
+
+
 def ticket(text: str) -> Any:
     return respond(200, {"data": {"ticket": text, "CSRFPreventionToken": "c" + text}})
 
 
 def test_one_login_for_a_run_and_a_renewal_with_the_old_ticket(monkeypatch: pytest.MonkeyPatch) -> None:
-    logins = Logins(ticket("T1"), ticket("T2"))
+    logins = Logins(ticket(T1), ticket(T2))
     session = scripted(logins, monkeypatch, credentials=PASSWORD)
     session.read("x")
     session.read("x")
     assert logins.passwords == ["hunter2-secret"]
     monkeypatch.setattr(ticket_module, "TICKET_RENEW_AGE", -1.0)
     session.read("x")
-    assert logins.passwords == ["hunter2-secret", "T1"]
+    assert logins.passwords == ["hunter2-secret", T1]
 
 
 def test_a_renewal_that_is_refused_falls_back_to_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    logins = Logins(ticket("T1"), respond(401, {"data": None}, "authentication failure"), ticket("T3"))
+    logins = Logins(ticket(T1), respond(401, {"data": None}, "authentication failure"), ticket(T3))
     session = scripted(logins, monkeypatch, credentials=PASSWORD)
     session.read("x")
     monkeypatch.setattr(ticket_module, "TICKET_RENEW_AGE", -1.0)
     session.read("x")
-    assert logins.passwords == ["hunter2-secret", "T1", "hunter2-secret"]
+    assert logins.passwords == ["hunter2-secret", T1, "hunter2-secret"]
 
 
 def test_a_refused_ticket_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = respond(401, text="", reason="Authentication failed!")
-    logins = Logins(ticket("T1"), ticket("T2"), others=Script(refused, respond(200, OK)))
+    logins = Logins(ticket(T1), ticket(T2), others=Script(refused, respond(200, OK)))
     assert scripted(logins, monkeypatch, credentials=PASSWORD).read("x").data == "fine"
-    session = scripted(Logins(ticket("T1"), ticket("T2"), others=Script(refused)), monkeypatch, credentials=PASSWORD)
+    session = scripted(Logins(ticket(T1), ticket(T2), others=Script(refused)), monkeypatch, credentials=PASSWORD)
     with pytest.raises(errors.AuthenticationFailed):
         session.read("x")
 
@@ -262,7 +265,7 @@ def test_a_login_that_fails(answer: Any, expected: type[Exception], monkeypatch:
 
 
 def test_a_login_while_replacing_a_ticket_that_finds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    logins = Logins(ticket("T1"), REFUSED, others=Script(respond(401, text="", reason="x")))
+    logins = Logins(ticket(T1), REFUSED, others=Script(respond(401, text="", reason="x")))
     session = scripted(logins, monkeypatch, credentials=PASSWORD)
     with pytest.raises(errors.HostUnreachable):
         session.read("x")
@@ -326,31 +329,62 @@ def test_what_a_server_asks_to_wait(header: str | None, seconds: float) -> None:
 
 
 def test_a_call_whose_time_is_up_is_cut_and_one_that_is_owed_is_not_cut_by_the_end_of_a_run() -> None:
-    class Connection:
+    class Handle(transport.Handle):
         def __init__(self) -> None:
             self.cuts = 0
-            self.autosnap_handle = self
 
-        def shutdown(self, _how: int) -> None:
+        def cut(self) -> None:
             self.cuts += 1
 
     calls = transport.Calls(0.0)
+    handle = Handle()
     with calls.call(transport.OWED) as call:
-        calls.begin(Connection())
+        calls.begin(handle)
         calls.look()
-        assert "no whole answer" in call.cut and call.connection.cuts == 1
+        assert "no whole answer" in call.cut and handle.cuts == 1
     calls = transport.Calls(60.0)
     calls.stopped = lambda: "SIGTERM"
     for kind, cuts in ((transport.READ, 1), (transport.WRITE, 0), (transport.OWED, 0)):
+        handle = Handle()
         with calls.call(kind) as call:
-            calls.begin(Connection())
+            calls.begin(handle)
             calls.look()
-            assert call.connection.cuts == cuts and bool(call.cut) == bool(cuts)
+            assert handle.cuts == cuts and bool(call.cut) == bool(cuts)
             calls.give_back()
             calls.look()
+            assert handle.cuts == cuts
 
 
 def test_texts_of_a_server_are_bounded_before_they_are_searched() -> None:
     for text in ("can't lock file '" * 100_000, "cfs-lock '" * 100_000, "Configuration file '" * 100_000):
         assert errors.classify(text) == errors.OTHER
         assert len(errors.PveError(text, errors={text: text}).message) < 1100
+
+
+@pytest.mark.parametrize("odd", [{"ticket": ""}, {"CSRFPreventionToken": None}, {"ticket": "a b" * 20}, {"ticket": "x;y=" * 9}])
+def test_a_ticket_that_no_header_may_hold_is_refused(odd: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = respond(200, {"data": {"ticket": T1, "CSRFPreventionToken": T2, **odd}})
+    with pytest.raises(errors.NotProxmox):
+        scripted(Logins(answer), monkeypatch, credentials=PASSWORD).read("x")
+
+
+def test_a_ticket_that_would_mask_half_of_the_result_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = scripted(Logins(respond(200, {"data": {"ticket": "1", "CSRFPreventionToken": T2}})), monkeypatch, credentials=PASSWORD)
+    session.read("x")
+    assert set(session._secrets) == {"hunter2-secret", T2}
+
+
+def test_an_echo_in_another_writing_is_hidden_too() -> None:
+    secrets = Secrets(["PVE:u@pve:6A1B2C3D::dGhpcy/pcyBh+dGlja2V0=", "short"])
+    assert secrets.hidden("a PVE:u@pve:6A1B2C3D::dGhpcy/pcyBh+dGlja2V0= b") == "a ******** b"
+    assert secrets.hidden("a PVE%3Au%40pve%3A6A1B2C3D%3A%3AdGhpcy%2FpcyBh%2BdGlja2V0%3D b") == "a ******** b"
+    assert secrets.hidden_in([{"x": "PVE:u@pve:6A1B2C3D::dGhpcy/pcyBh+dGlja2V0="}, 7]) == [{"x": "********"}, 7]
+    assert secrets.hidden("a short one") == "a short one"
+
+
+def test_a_delete_is_not_sent_again_when_it_is_not_wanted_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 5."""
+    script = Script(respond(429, {"data": None}, "slow down"))
+    with pytest.raises(errors.NoLongerWanted):
+        scripted(script, monkeypatch).write_while(lambda: False, "delete", "x")
+    assert len(script.asked) == 1

@@ -57,8 +57,8 @@ class LiveResources:
         self._failed_at = float("-inf")
         self._failure: Optional[errors.PveError] = None
 
-    def get(self, fresh: bool = False, age: Optional[float] = None) -> Resources:
-        """The resources, about ``age`` or LOCK_POLL seconds old, or asked for from now on.
+    def get(self, fresh: bool = False, age: Optional[float] = None, owed: bool = False) -> Resources:
+        """The resources, about ``age`` or LOCK_POLL seconds old, or asked for from now on, ``owed`` past the run's end.
 
         While one thread reads them anew, the others take those that are there, or its failure.
         """
@@ -67,19 +67,19 @@ class LiveResources:
         if not self._lock.acquire(blocking=fresh or known is None) and known is not None:
             return known
         try:
-            if self._failure is not None and self._failed_at >= now:
+            if self._failure is not None and self._failed_at >= now and not owed:
                 raise self._failure
             if self._resources is None or self._asked_at < (
                     now if fresh else now - (LOCK_POLL if age is None else age)):
-                self._resources = self._read()
+                self._resources = self._read(owed)
             return self._resources
         finally:
             self._lock.release()
 
-    def _read(self) -> Resources:
+    def _read(self, owed: bool) -> Resources:
         asked_at = time.monotonic()
         try:
-            found = self._cluster.resources()
+            found = self._cluster.resources(owed)
         except errors.PveError as error:
             self._failure, self._failed_at = error, time.monotonic()
             raise
@@ -87,10 +87,15 @@ class LiveResources:
         self._asked_at = asked_at
         return found
 
-    def guest(self, vmid: int, fresh: bool = False, age: Optional[float] = None) -> Optional[Guest]:
-        """The guest as the cluster shows it; None when it is gone."""
-        self.get(fresh, age)
-        return self._guests.get(vmid)
+    def guest(
+        self, vmid: int, fresh: bool = False, age: Optional[float] = None, owed: bool = False
+    ) -> Optional[Guest]:
+        """The guest as the cluster shows it; None when it is gone. NotUnderstood where what cannot be read may be it."""
+        resources = self.get(fresh, age, owed)
+        found = self._guests.get(vmid)
+        if found is None and resources.unreadable:
+            raise errors.NotUnderstood("whether the guest is still there cannot be told: " + resources.unreadable[0])
+        return found
 
 
 @dataclass
@@ -378,7 +383,7 @@ class GuestRun:
     def _where(self, anew: bool) -> Guest:
         """The guest on its node, looked up where that is asked for."""
         if anew:
-            self._followed()
+            self._followed(owed=True)
         return self._guest
 
     def _command_failed(self, problem: str) -> None:
@@ -433,9 +438,9 @@ class GuestRun:
         if self._crew.live.guest(self._guest.vmid) is None:
             raise Finished("skipped", GONE, red=True)
 
-    def _followed(self) -> bool:
+    def _followed(self, owed: bool = False) -> bool:
         """Look where the guest is now; True when it is on another node than thought."""
-        found = self._crew.live.guest(self._guest.vmid, fresh=True)
+        found = self._crew.live.guest(self._guest.vmid, fresh=True, owed=owed)
         if found is None or found.node == self._guest.node:
             return False
         self._move(found)
@@ -630,15 +635,13 @@ class GuestRun:
             if self._crew.hooks.configured:
                 fresh = choose()
                 if snapshot not in fresh:
-                    self._changed_meanwhile += 1
-                    if self._changed_meanwhile == CHANGES_MAX:
-                        raise Finished("failed", CHANGING)
-                    self._call_hook(
-                        "snap-remove-abort", snapshot.name, error="its snapshots or its lock changed", began=began)
-                    return None
+                    raise errors.NoLongerWanted("its snapshots or its lock changed")
                 rest = tuple(other for other in fresh if other != snapshot)
             done = yield from self._awaited(self._crew.tasks.delete(
-                self._guest, snapshot.name, self._crew.limits.timeout, self._started, force))
+                self._guest, snapshot.name, self._crew.limits.timeout, self._started, lambda: snapshot in choose(), force))
+        except errors.NoLongerWanted as error:
+            self._changed(snapshot, error.message, began)
+            return None
         except (errors.PveError, Dropped) as error:
             upid = error.upid if isinstance(error, errors.PveError) else None
             self._call_hook("snap-remove-abort", snapshot.name, error=str(error), upid=upid, began=began)
@@ -655,6 +658,13 @@ class GuestRun:
         self._call_hook("snap-remove-post", snapshot.name, upid=done.upid, began=began)
         self._deleted(snapshot, done, force)
         return rest if self._crew.hooks.configured or not rest else self._chosen(choose)
+
+    def _changed(self, snapshot: Snapshot, reason: str, began: float) -> None:
+        """What was to be deleted is another one now; Finished where that happens again and again."""
+        self._call_hook("snap-remove-abort", snapshot.name, error=reason, began=began)
+        self._changed_meanwhile += 1
+        if self._changed_meanwhile == CHANGES_MAX:
+            raise Finished("failed", CHANGING)
 
     def _deleted(self, snapshot: Snapshot, done: Done, force: bool) -> None:
         """Note a delete that came to its end."""

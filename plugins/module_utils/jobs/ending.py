@@ -21,6 +21,7 @@ from typing import Any, Callable, ContextManager, Dict, Iterator, Optional
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SAME_SIGNAL = 3.0  # seconds
 GIVE_UP = 10.0  # seconds after the end of the last wait that is owed until the process is ended, whatever hangs
+LAST_WORDS = 3.0  # seconds that its last words may take
 TICK = 0.5
 Owed = Callable[[float], ContextManager[None]]
 
@@ -46,7 +47,7 @@ class Ending:
         self.signal = ""
         self._deadline = time.monotonic() + run_timeout if run_timeout else None
         self._before: Dict[int, Any] = {}
-        self._noted = 0.0
+        self._handled = 0.0
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._owed: Dict[int, float] = {}
@@ -97,9 +98,11 @@ class Ending:
                 self._last_end = time.monotonic()
 
     def _note(self, number: int, _frame: Optional[FrameType]) -> None:
-        if not self.signal:
-            self.signal, self._noted = signal.Signals(number).name, time.monotonic()
-        elif time.monotonic() - self._noted > SAME_SIGNAL:
+        # Counted from the first time that this ran: the thread may have heard of the signal long before.
+        self.signal = self.signal or signal.Signals(number).name
+        if not self._handled:
+            self._handled = time.monotonic()
+        elif time.monotonic() - self._handled > SAME_SIGNAL:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
@@ -122,15 +125,22 @@ class Ending:
         with contextlib.suppress(OSError):
             for number in self._ear.recv(64):
                 if number in SIGNALS and not self.signal:
-                    self.signal, self._noted = signal.Signals(number).name, time.monotonic()
+                    self.signal = signal.Signals(number).name
 
     def _end_the_process(self, reason: str) -> None:
-        result: Dict[str, Any] = {
-            "failed": True, "changed": True, "msg": (
-                "{0}, and something in it did not end within {1:.0f} s more, so the process was ended; the tasks that it "
-                "started go on, and the next run says what became of them".format(reason, GIVE_UP))}
+        result: Dict[str, Any] = {"changed": False}
         with contextlib.suppress(Exception):
-            result = {**self.account(), **result}
+            result.update(self.account())
+        result.update(failed=True, msg=(
+            "{0}, and something in it did not end within {1:.0f} s more, so the process was ended; the tasks that it "
+            "started go on, and the next run says what became of them".format(reason, GIVE_UP)))
+        # Whoever should read it may hang too.
+        left, until = (json.dumps(result) + "\n").encode(), time.monotonic() + LAST_WORDS
         with contextlib.suppress(OSError):
-            os.write(1, (json.dumps(result) + "\n").encode())
+            os.set_blocking(1, False)
+            while left and time.monotonic() < until:
+                try:
+                    left = left[os.write(1, left):]
+                except BlockingIOError:
+                    time.sleep(0.05)
         os._exit(1)

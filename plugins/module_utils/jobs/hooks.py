@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Mapping, Optional
 
 from ..model import LXC, Guest
+from ..pve.credentials import HIDDEN
 from .ending import Owed, nothing_owed
 
 OUTPUT_MAX = 1024  # bytes of one call's output in the result
@@ -72,6 +73,7 @@ class Hooks:
         }
         self._host = host
         self._environment = clean_environment(os.environ, secrets)
+        self._secrets = secrets
         self._dry_run = dry_run
         self._lock = threading.Lock()
         self._room = OUTPUT_TOTAL
@@ -124,7 +126,7 @@ class Hooks:
         variables.update({
             "AUTOSNAP_NODE": guest.node if guest else "",
             "AUTOSNAP_UPID": event.upid,
-            "AUTOSNAP_ERROR": event.error,
+            "AUTOSNAP_ERROR": hidden(event.error, self._secrets),
             "AUTOSNAP_HOST": self._host,
         })
         return variables
@@ -161,6 +163,13 @@ def clean_environment(environment: Mapping[str, str], secrets: Iterable[str]) ->
         for name, value in environment.items()
         if not name.startswith("PROXMOX_") and not any(secret in value for secret in secrets)
     }
+
+
+def hidden(text: str, secrets: Iterable[str]) -> str:
+    """A text that goes out of this process without the secrets, also the short ones (law 12)."""
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    return text
 
 
 def _drain(process: subprocess.Popen[bytes], output: bytearray, until: float) -> bool:

@@ -21,6 +21,9 @@ from typing import List, Optional, Sequence
 
 TICK = 1.0  # seconds between two looks
 LINKS_MAX = 64
+# No launcher that somebody named after Ansible, which may start it in the background and end.
+PROGRAMS = frozenset((
+    "ansible", "ansible-playbook", "ansible-pull", "ansible-console", "ansible-runner", "ansible_runner", "ansible-navigator"))
 GONE = "gone"
 UNREADABLE = "unreadable"
 
@@ -116,8 +119,7 @@ def _program(words: Sequence[str]) -> str:
 
 
 def _is_ansible(words: Sequence[str]) -> bool:
-    """ansible, ansible-playbook, ansible-runner, python -m ansible_runner; no module, whose files begin with AnsiballZ."""
-    return _program(words).startswith("ansible")
+    return _program(words) in PROGRAMS
 
 
 def _is_wrapper(words: Sequence[str]) -> bool:

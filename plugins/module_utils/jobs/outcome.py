@@ -244,10 +244,11 @@ def result(
 
 def account(outcomes: Sequence[Outcome]) -> Dict[str, Any]:
     """What is known of the guests in mid-run, without any text of the server's."""
-    return {"guests": [
+    known = list(outcomes)
+    return {"changed": any(outcome.changed for outcome in known), "guests": [
         {"vmid": outcome.guest.vmid, "node": outcome.guest.node, "status": outcome.status or "timeout",
          "snapshot": outcome.snapshot, "pruned": list(outcome.pruned), "upids": list(outcome.upids)}
-        for outcome in list(outcomes)]}
+        for outcome in known]}
 
 
 def _diff(outcomes: Sequence[Outcome]) -> Dict[str, str]:

@@ -17,7 +17,7 @@ import os
 import socket
 import threading
 import time
-from typing import Any, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set
 
 VARIABLE = "AUTOSNAP_PROGRESS"
 REASON_MAX = 120  # characters; a datagram stays small
@@ -29,10 +29,13 @@ class Progress:
     """Counts guests, and tells after each change. ``name`` is that of the job, ``total`` the number of its guests,
     ``host`` the API host that tells clusters apart."""
 
-    def __init__(self, name: str, label: str, host: str, total: int, path: Optional[str] = None) -> None:
+    def __init__(self, name: str, label: str, host: str, total: int, path: Optional[str] = None,
+                 hide: Callable[[str], str] = str) -> None:
+        """``hide`` takes secrets out of what is told."""
         self._head = {
             "version": 1, "process": os.getpid(), "job": name, "label": label, "host": host, "total": total}
         self._path = os.environ.get(VARIABLE, "") if path is None else path
+        self._hide = hide
         self._socket: Optional[socket.socket] = None
         self._lock = threading.Lock()
         self._running: Set[int] = set()
@@ -61,7 +64,8 @@ class Progress:
             self._failed += red
             if self._path:
                 self._untold.append({
-                    "vmid": vmid, "name": name, "status": status, "reason": reason[:REASON_MAX], "done": self._done})
+                    "vmid": vmid, "name": name, "status": status, "reason": self._hide(reason)[:REASON_MAX],
+                    "done": self._done})
             self._send("running")
 
     def close(self) -> None:

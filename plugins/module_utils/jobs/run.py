@@ -22,7 +22,7 @@ from . import outcome
 from .acting import Crew, FreshEnough, act
 from .ending import Ending
 from .guest_commands import CommandRunner
-from .hooks import Event, Hooks
+from .hooks import Event, Hooks, hidden
 from .plan import Plan, Retainer
 from .progress import Progress
 from .reading import Situation, read_situation
@@ -95,7 +95,8 @@ def _run(
     commands = CommandRunner(Agent(session), job.guest_commands, ending.owed)
     crew = Crew(
         session, cluster, tasks, hooks, commands, job.limits, job.retainer, job.guard, job.fresh_enough, dict(plan.promised),
-        state, Progress(job.name, job.label, session.host, len(plan.guests)), ending.reason, lambda: not ending.signal)
+        state, Progress(job.name, job.label, session.host, len(plan.guests), hide=lambda text: hidden(text, secrets)),
+        ending.reason, lambda: not ending.signal)
     ending.account = lambda: outcome.account(crew.outcomes)
     troubles: List[str] = []
     if check:

@@ -30,6 +30,7 @@ from ..pve.watcher import Look, Seen, Watcher
 CREATE = "create"
 DELETE = "delete"
 PATIENCE = 1.0  # seconds between two looks at whether the run must stop
+EFFECTS_MAX = 10  # things that a job may still want to wait for when nothing can be waited for any more
 LOST_MAX = 5.0  # seconds that a job may be open and wait for nothing that could ever resume it
 
 
@@ -202,6 +203,7 @@ class Workers:
         except Exception as error:
             self._pool.shutdown(cancel_futures=True)
             for running in self._open:
+                self._let_end(running, error)
                 running.job.crashed(error)
         finally:
             self._pool.shutdown()
@@ -248,9 +250,17 @@ class Workers:
                 continue
             running.lost_since = running.lost_since or now
             if now - running.lost_since >= LOST_MAX:
-                running.job.crashed(RuntimeError("it waited for nothing that could end"))
-                self._slots.give_back(running)
-                del self._open[running]
+                running.lost_since = None
+                self._resume(running, error=RuntimeError("it waited for nothing that could end"))
+
+    @staticmethod
+    def _let_end(running: _Running, error: Exception) -> None:
+        """Let a job do what it owes; nothing that it waits for will ever come."""
+        for _effect in range(EFFECTS_MAX):
+            try:
+                running.steps.throw(error)
+            except BaseException:
+                return
 
     def _take(self) -> None:
         """Wait for what comes next, and take in all that has come."""

@@ -69,8 +69,8 @@ class Agent:
 
     @property
     def owed_seconds(self) -> float:
-        """How long start_regardless() may take."""
-        return 2 * self._session.owed_seconds
+        """How long start_regardless() may take, with a look where the guest is now."""
+        return 3 * self._session.owed_seconds
 
     def ended(self, guest: Guest, pid: int) -> Optional[Ended]:
         """How a command ended, None while it runs. The agent tells that once."""

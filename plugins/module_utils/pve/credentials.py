@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import Iterable, Iterator, Optional, Tuple
+from typing import Any, Iterable, Iterator, Optional, Tuple
+from urllib.parse import quote
 
 HIDDEN = "********"
 HIDE_FROM = 16  # characters: a shorter text may stand in any answer, and to hide it there would spoil the answer
@@ -46,16 +47,27 @@ class Secrets:
         with self._lock:
             self._all += tuple(text for text in texts if text and text not in self._all)
 
-    def hidden(self, text: str) -> str:
-        """The text without the long secrets: a server may echo what it was sent."""
+    def hidden(self, text: str, shortest: int = HIDE_FROM) -> str:
+        """The text without the secrets of at least so many characters, as they are and as in an address."""
         for secret in self._all:
-            if len(secret) >= HIDE_FROM:
-                text = text.replace(secret, HIDDEN)
+            if len(secret) >= shortest:
+                text = text.replace(secret, HIDDEN).replace(quote(secret, safe=""), HIDDEN)
         return text
 
     def hidden_bytes(self, body: bytes) -> bytes:
-        """The same for a body before it is read."""
+        """The same for a body before it is read: a server may echo what it was sent."""
         for secret in self._all:
             if len(secret) >= HIDE_FROM:
-                body = body.replace(secret.encode(), HIDDEN.encode())
+                for form in {secret, quote(secret, safe="")}:
+                    body = body.replace(form.encode(), HIDDEN.encode())
         return body
+
+    def hidden_in(self, value: Any) -> Any:
+        """The same for decoded JSON, whose texts may have been written with escapes."""
+        if isinstance(value, str):
+            return self.hidden(value)
+        if isinstance(value, list):
+            return [self.hidden_in(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self.hidden_in(item) for key, item in value.items()}
+        return value

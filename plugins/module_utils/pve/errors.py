@@ -97,6 +97,12 @@ class PveError(Exception):
         self.errors = {bounded(key): bounded(text) for key, text in list((errors or {}).items())[:FIELDS_MAX]}
         self.upid = upid
 
+    def hide(self, hidden: Callable[[str], str]) -> None:
+        """Take secrets out of every text in it (law 12)."""
+        self.message = hidden(self.message)
+        self.args = (self.message,)
+        self.errors = {hidden(key): hidden(text) for key, text in self.errors.items()}
+
     @property
     def kind(self) -> str:
         """The class of the message, see classify()."""
@@ -186,6 +192,12 @@ class NotUnderstood(PveError):
     """An answer of the API's form whose content has another shape, type or size than anything known."""
 
     code = "answer"
+
+
+class NoLongerWanted(PveError):
+    """What was to be deleted is not as it was any more, when the delete had to be sent again (law 5)."""
+
+    code = "changed"
 
 
 class RateLimited(PveError):

@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 from urllib.parse import quote
 
 from . import errors, transport
@@ -46,7 +46,7 @@ RETRY_FIRST = 0.25
 RETRY_MAX = 5.0
 NAP = 0.5  # seconds between two looks at whether the run ends, during a pause
 RETRY_AFTER_MAX = 60.0  # seconds that a server may ask us to wait; where it wants more, the call fails
-OWED_MAX = 60.0  # seconds that what is owed after the end of a run is tried, beside the last try's own time
+OWED_MAX = 60.0  # seconds, or twice api_timeout, that what is owed after the end of a run may take with all its tries
 NODE_STATUS = frozenset((595, 596, 597, 598, 599))
 NODE_MEMORY = 60.0  # seconds that a node which did not answer is asked once instead of ATTEMPTS times
 GATEWAY_STATUS = frozenset((502, 503, 504))
@@ -68,8 +68,9 @@ class Answer:
 class _Serializer:
     """What proxmoxer asks to decode bodies; keeps ``message``, ``total`` and the server's clock."""
 
-    def __init__(self, clock: _ServerClock) -> None:
+    def __init__(self, clock: _ServerClock, secrets: Secrets) -> None:
         self._clock = clock
+        self._secrets = secrets
 
     def get_accept_types(self) -> str:
         """The Accept header."""
@@ -79,7 +80,7 @@ class _Serializer:
         """An Answer; NotProxmox for a body that is not the API's (a proxy's page, a login form)."""
         self._clock.read(response.headers.get("Date"))
         try:
-            body = json.loads(response.content.decode("utf-8"))
+            body = self._decoded(response)
             total = body.get("total")
             return Answer(body["data"], total if isinstance(total, int) else None)
         except Exception:
@@ -93,10 +94,14 @@ class _Serializer:
         """``body`` of a refusal, {} where it is empty or not JSON (api-facts 1.3), and its ``retry_after``."""
         self._clock.read(response.headers.get("Date"))
         try:
-            body = json.loads(response.content.decode("utf-8"))
+            body = self._decoded(response)
         except Exception:
             body = {}
         return {"body": body if isinstance(body, dict) else {}, "retry_after": response.headers.get("Retry-After")}
+
+    def _decoded(self, response: Any) -> Any:
+        body = json.loads(response.content.decode("utf-8"))
+        return self._secrets.hidden_in(body) if b"\\" in response.content else body
 
 
 class _ServerClock:
@@ -129,6 +134,23 @@ def base_url(host: str, default_port: int) -> str:
     if not match:
         raise ValueError(host)
     return "https://{0}:{1}/api2/json".format(match.group(1), match.group(2) or default_port)
+
+
+class _Kind(NamedTuple):
+    """What a call is to the thread that cuts calls, and when its time is up at the latest (monotonic seconds)."""
+
+    name: str
+    until: float
+
+    @property
+    def reading(self) -> _Kind:
+        """The kind of the reads and logins that go with it."""
+        return _Kind(READ, self.until) if self.name == WRITE else self
+
+
+# What a failover target's failure to tell its nodes may mean beside "no host of this cluster".
+STAY_AS_THEY_ARE = (
+    errors.HostUnreachable, errors.AuthenticationFailed, errors.UntrustedCertificate, errors.Interrupted, errors.NoThread)
 
 
 class Session:
@@ -177,7 +199,7 @@ class Session:
         else:
             http.auth = ProxmoxHTTPApiTokenAuth(
                 credentials.user, credentials.token_id, credentials.token_secret, verify_ssl=verify, timeout=waits)
-        serializer = _Serializer(self.clock)
+        serializer = _Serializer(self.clock, self._secrets)
         self._resources = [
             ProxmoxResource(base_url=base, session=http, serializer=serializer) for base in self._bases
         ]
@@ -229,13 +251,31 @@ class Session:
 
     def write_regardless(self, method: str, *path: object, **params: Any) -> Any:
         """As write(), sent also when the run has to end: for what must be put back in order. Up to owed_seconds long."""
-        return self._repeated(
-            path, lambda: self._call(method, path, params, owed=True), _write_may_repeat, time.monotonic() + OWED_MAX).data
+        until = time.monotonic() + self.owed_seconds
+        return self._repeated(path, lambda: self._call(method, path, params, until), _write_may_repeat, until).data
+
+    def read_regardless(self, *path: object, **params: Any) -> Answer:
+        """As read(), for what is owed when the run has to end. Up to owed_seconds long."""
+        until = time.monotonic() + self.owed_seconds
+        return self._repeated(path, lambda: self._call("get", path, params, until), _read_may_repeat, until)
 
     @property
     def owed_seconds(self) -> float:
         """How long write_regardless() may take."""
-        return OWED_MAX + 2 * (CONNECT_TIMEOUT + self._wire.timeout)
+        return max(OWED_MAX, 2 * self._wire.timeout) + CONNECT_TIMEOUT
+
+    def write_while(self, still: Callable[[], bool], method: str, *path: object, **params: Any) -> Any:
+        """As write(); before it is sent again ``still`` must say that it is still wanted, else NoLongerWanted (law 5)."""
+        sent = False
+
+        def call() -> Answer:
+            nonlocal sent
+            if sent and not still():
+                raise errors.NoLongerWanted("it is not as it was any more")
+            sent = True
+            return self._call(method, path, params)
+
+        return self._repeated(path, call, _write_may_repeat).data
 
     def write_once(self, method: str, *path: object, **params: Any) -> Any:
         """As write(), never sent again, for what must be looked at anew before (law 6)."""
@@ -251,7 +291,7 @@ class Session:
         hold up those of the living nodes. With ``until`` (monotonic seconds) the end of the run does not matter.
         """
         node = str(path[1]) if path[0] == "nodes" and len(path) > 1 else ""
-        attempt = hanging = 0
+        attempt = hanging = slow = 0
         while True:
             began = time.monotonic()
             try:
@@ -265,10 +305,12 @@ class Session:
                 silent = away and time.monotonic() - self._silent.get(node, -NODE_MEMORY) < NODE_MEMORY
                 hangs = isinstance(error, errors.NodeSlow) and self._answered_at.get(node, began - 1) < began
                 hanging = hanging + 1 if hangs else 0
+                slow += isinstance(error, errors.NodeSlow)
                 pause = _pause_after(error, attempt)
                 late = time.monotonic() + pause > until
-                if attempt == ATTEMPTS or hanging == SLOW_ATTEMPTS or silent or late or not may_repeat(error):
-                    if away:
+                if attempt == ATTEMPTS or slow == SLOW_ATTEMPTS or silent or late or not may_repeat(error):
+                    # A node that answered others meanwhile is not silent: it is this guest that it hangs on.
+                    if away and (slow < SLOW_ATTEMPTS or hanging == SLOW_ATTEMPTS):
                         self._silent[node] = time.monotonic()
                     raise
             self._rest(pause, owed=until != float("inf"))
@@ -282,19 +324,23 @@ class Session:
             self._sleep(min(seconds, NAP))
             seconds -= NAP
 
-    def _call(self, method: str, path: Tuple[object, ...], params: Dict[str, Any], owed: bool = False) -> Answer:
-        reason = None if owed else self._stopped()
+    def _call(
+        self, method: str, path: Tuple[object, ...], params: Dict[str, Any], until: Optional[float] = None
+    ) -> Answer:
+        """One call, what it means for the choice of hosts, and no secret in its failure; owed where it has ``until``."""
+        reason = None if until is not None else self._stopped()
         if reason is not None:
             raise errors.Interrupted(reason)
-        kind = OWED if owed else READ if method == "get" else WRITE
+        kind = _Kind(OWED if until is not None else READ if method == "get" else WRITE, until or float("inf"))
         index = self._current
         try:
-            self._check_cluster(index, OWED if owed else READ)
+            self._check_cluster(index, kind.reading)
             return self._send(index, method, path, params, kind)
         except (errors.HostUnreachable, errors.LostWrite) as error:
+            error.hide(self._secrets.hidden)
             if error.status is not None and error.status not in GATEWAY_STATUS:
                 raise
-            if not error.refused and path[0] == "nodes" and len(path) > 1 and self._alive(index, OWED if owed else READ):
+            if not error.refused and path[0] == "nodes" and len(path) > 1 and self._alive(index, kind.reading):
                 if isinstance(error, errors.HostUnreachable):
                     slow = error.slow or error.status is not None
                     raise (errors.NodeSlow if slow else errors.NodeBroken)(
@@ -302,8 +348,11 @@ class Session:
                 raise
             self._fail_over(index)
             raise
+        except errors.PveError as error:
+            error.hide(self._secrets.hidden)
+            raise
 
-    def _alive(self, index: int, kind: str) -> bool:
+    def _alive(self, index: int, kind: _Kind) -> bool:
         """True when the API host itself answers: then it is the node behind it that does not (law 9)."""
         if time.monotonic() - self._alive_at.get(index, -ALIVE_MEMORY) < ALIVE_MEMORY:
             return True
@@ -323,14 +372,16 @@ class Session:
             if self._current == index:
                 self._current = (index + 1) % len(self._bases)
 
-    def _check_cluster(self, index: int, kind: str) -> None:
+    def _check_cluster(self, index: int, kind: _Kind) -> None:
         """Law 15: a host met in mid-run must know the nodes seen at the start."""
         if self._expected is None or index in self._verified:
             return
         try:
             answer = self._send(index, "get", ("nodes",), {}, kind)
             names = errors.understood("its nodes", lambda: frozenset(str(node["node"]) for node in answer.data))
-        except (errors.NotUnderstood, errors.NotProxmox, errors.PermissionDenied, errors.BadParameter) as error:
+        except errors.PveError as error:
+            if isinstance(error, STAY_AS_THEY_ARE):
+                raise
             raise errors.ClusterChanged(
                 "after a failover from {0} to {1} it cannot be told whether they are of one cluster: {2}; api_host must list "
                 "hosts of one cluster only".format(self._first_host, _place(self._bases[index]), error.message)) from error
@@ -341,7 +392,7 @@ class Session:
                     self._first_host, _place(self._bases[index]), ", ".join(sorted(names)), ", ".join(sorted(self._expected))))
         self._verified.add(index)
 
-    def _send(self, index: int, method: str, path: Tuple[object, ...], params: Dict[str, Any], kind: str) -> Answer:
+    def _send(self, index: int, method: str, path: Tuple[object, ...], params: Dict[str, Any], kind: _Kind) -> Answer:
         """One request to one host, its failure as a typed error; a refused ticket is renewed once."""
         auth = self._ticket_auth
         if auth is None:
@@ -354,15 +405,15 @@ class Session:
                 raise
             return self._request(index, method, path, params, kind)
 
-    def _login(self, index: int, log_in: Callable[[str], Any], kind: str) -> Any:
+    def _login(self, index: int, log_in: Callable[[str], Any], kind: _Kind) -> Any:
         """What the ticket's keeper says; it sends nothing but logins, which may be cut as reads are."""
         try:
-            with self._wire.call(READ if kind == WRITE else kind):
+            with self._wire.call(*kind.reading):
                 return log_in(self._bases[index])
         except transport.RequestFailed as error:
             raise self._not_sent(index, error, kind) from error
 
-    def _request(self, index: int, method: str, path: Tuple[object, ...], params: Dict[str, Any], kind: str) -> Answer:
+    def _request(self, index: int, method: str, path: Tuple[object, ...], params: Dict[str, Any], kind: _Kind) -> Answer:
         parts = [quote(str(part), safe="") for part in path]
         if not all(part.strip(".") for part in parts):
             # A path that a name from the server would turn into another one, such as the guest itself.
@@ -372,17 +423,19 @@ class Session:
         place = _origin(self._bases[index])
         with self._lock:
             self._calls += 1
+        sent: Optional[transport.Call] = None
         try:
-            with self._wire.call(kind):
+            with self._wire.call(*kind) as sent:
                 answer = getattr(resource, method)(**values)
         except ResourceException as error:
             raise _typed(error, method, self._secrets) from None
         except transport.RequestFailed as error:
             failed = self._not_sent(index, error, kind)
-            if method != "get" and not _never_sent(error):
+            refused = _never_sent(error) and not (sent and sent.requested)
+            if method != "get" and not refused:
                 failed = errors.LostWrite("the answer of {0} was lost: {1}".format(place, _cause(error)))
             failed.slow = isinstance(error, requests.exceptions.ReadTimeout)
-            failed.refused = _never_sent(error)
+            failed.refused = refused
             raise failed from error
         except errors.NotProxmox as error:
             if method != "get":
@@ -390,10 +443,10 @@ class Session:
             raise
         except errors.PveError:
             raise
-        except ValueError:
-            # http.client names the whole header that it refuses, which may be the secret (law 12).
-            raise errors.PveError("the request could not be made: a header holds a character that is not allowed") from None
         except Exception as error:
+            # http.client names the whole header that it refuses, which may be the secret (law 12): no text of it is shown.
+            if isinstance(error, ValueError) and not (sent and sent.handle):
+                raise errors.PveError("the request could not be made: a header holds a character that is not allowed") from None
             odd = errors.LostWrite if method != "get" else errors.NotProxmox
             raise odd("the answer of {0} was not understood: {1}".format(place, type(error).__name__)) from None
         if not isinstance(answer, Answer):
@@ -401,10 +454,10 @@ class Session:
             raise odd("{0} did not answer as a Proxmox VE API does".format(place))
         return answer
 
-    def _not_sent(self, index: int, error: Exception, kind: str) -> errors.PveError:
+    def _not_sent(self, index: int, error: Exception, kind: _Kind) -> errors.PveError:
         """A failure of the connection, by what it means for the run."""
         origin = _origin(self._bases[index])
-        reason = None if kind == OWED else self._stopped()
+        reason = None if kind.name == OWED else self._stopped()
         if reason is not None:
             return errors.Interrupted(reason)
         if isinstance(error, (requests.exceptions.TooManyRedirects, requests.exceptions.ContentDecodingError)):

@@ -151,9 +151,13 @@ class Tasks:
         return (yield from self._run(guest, name, kind, ("post", path, params), made, errors.CLASH, timeout, started))
 
     def delete(
-        self, guest: Guest, name: str, timeout: float, started: Callable[[str], None], force: bool = False
+        self, guest: Guest, name: str, timeout: float, started: Callable[[str], None], still: Callable[[], bool],
+        force: bool = False,
     ) -> Steps:
-        """Delete a snapshot and wait for its end; one that is already gone is success."""
+        """Delete a snapshot and wait for its end; one that is already gone is success.
+
+        ``still`` looks whether it is still the one to be deleted, before anything is sent again; NoLongerWanted if not.
+        """
         params: Dict[str, Any] = {"force": True} if force else {}
         path = ("nodes", guest.node, guest.type, guest.vmid, "snapshot", name)
 
@@ -162,7 +166,7 @@ class Tasks:
 
         kind = "vzdelsnapshot" if guest.type == LXC else "qmdelsnapshot"
         try:
-            return (yield from self._run(guest, name, kind, ("delete", path, params), gone, errors.GONE, timeout, started))
+            return (yield from self._run(guest, name, kind, ("delete", path, params), gone, errors.GONE, timeout, started, still))
         except errors.TaskFailed as error:
             if error.kind == errors.GONE:
                 return Done(error.upid, "it was already gone", changed=False)
@@ -216,6 +220,7 @@ class Tasks:
         after_loss: str,
         timeout: float,
         started: Callable[[str], None],
+        still: Optional[Callable[[], bool]] = None,
     ) -> Steps:
         """Send a write and await its task; a lost answer is looked for before anything is sent again (law 8).
 
@@ -226,10 +231,10 @@ class Tasks:
         key = (guest.vmid, method, name)
         sent = 0
         while True:
+            if sent and still is not None and not still():
+                raise errors.NoLongerWanted("it is not as it was any more")
             try:
-                # What is forced is sent once: before it is sent again the lock must be looked at (law 6).
-                send = self._session.write_once if "force" in params else self._session.write
-                upid = self._upid(guest, kind, send(method, *path, **params))
+                upid = self._upid(guest, kind, self._send(call, still))
             except errors.LostWrite:
                 sent += 1
                 self._lost.setdefault(key, self._session.clock.now())
@@ -251,6 +256,15 @@ class Tasks:
                 if failed.kind == errors.UNKNOWN_RESULT and effect():
                     return Done(upid, failed.message)
                 raise
+
+    def _send(self, call: Tuple[str, Tuple[object, ...], Dict[str, Any]], still: Optional[Callable[[], bool]]) -> object:
+        """What is forced is sent once: before it is sent again the lock must be looked at (law 6)."""
+        method, path, params = call
+        if "force" in params:
+            return self._session.write_once(method, *path, **params)
+        if still is not None:
+            return self._session.write_while(still, method, *path, **params)
+        return self._session.write(method, *path, **params)
 
     def _upid(self, guest: Guest, kind: str, answer: object) -> str:
         """The UPID of an answer; LostWrite for anything else, since the write may have been carried out.

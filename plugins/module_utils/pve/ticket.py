@@ -14,7 +14,7 @@ import time
 from typing import Any, Dict, Tuple
 
 from . import errors, transport
-from .credentials import Credentials, Secrets
+from .credentials import HIDE_FROM, Credentials, Secrets
 
 TICKET_RENEW_AGE = 3600.0  # half of a ticket's life (api-facts 1.1)
 AWAY = frozenset((500, 502, 503, 504, 595, 596, 597, 598, 599))  # the host, or what is behind it, is not there
@@ -83,7 +83,8 @@ class TicketAuth(transport.NoAuth):
         found = tuple(str(answer.get(name) or "") for name in names)
         if not all(_HEADER.match(text) for text in found):
             raise errors.NotProxmox("{0} did not answer a login as a Proxmox VE API does".format(origin(base_url)), 200)
-        self._secrets.add(*found)
+        # A short one, which no Proxmox VE sends, would be a mask that hides half of every result.
+        self._secrets.add(*(text for text in found if len(text) >= HIDE_FROM))
         return found
 
     def _post(self, base_url: str, **data: Any) -> Dict[str, Any]:

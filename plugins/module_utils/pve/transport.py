@@ -22,7 +22,7 @@ import traceback
 import weakref
 import zlib
 from http import cookiejar
-from typing import Any, Callable, Iterator, Optional, Set
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Set
 
 from . import errors
 from .credentials import Secrets
@@ -53,22 +53,48 @@ IDLE_MAX = 3.0  # seconds; Proxmox VE closes after 5 (api-facts 6)
 TICK = 0.2  # seconds between two looks at the calls
 STOP_GRACE = 5.0  # seconds that a write has to be answered when the run ends: its task's name is worth the wait
 # Ten thousand guests are 5 MB of /cluster/resources, the largest answer that we ask for.
-ANSWER_MAX = 64 * 1024 * 1024
+ANSWER_MAX = 64 * 1024 * 1024  # bytes, decoded
+NODE_ANSWER_MAX = 8 * 1024 * 1024  # about one guest or node: 3,000 snapshots are 1 MB, and 32 such calls run at once
 BLOCK = 64 * 1024
 READ = "read"
 WRITE = "write"
 OWED = "owed"  # sent whatever ends the run: only its own deadline cuts it
 
 
+class Handle:
+    """A duplicate of a connection's socket: TLS wraps the original, and http.client closes it before some bodies."""
+
+    def __init__(self, original: socket.socket) -> None:
+        self._socket = socket.socket(fileno=os.dup(original.fileno()))
+
+    def cut(self) -> None:
+        """End whatever reads from the connection or writes to it, in any thread."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def __del__(self) -> None:
+        own = self.__dict__.get("_socket")
+        if own is not None:
+            own.close()
+
+
 class Call:
-    """One request on its way. ``cut`` is why its connection was cut, ``deadline`` in monotonic seconds."""
+    """One request on its way. ``cut`` is why its connection was cut, ``deadline`` and ``until`` are monotonic seconds.
 
-    __slots__ = ("kind", "deadline", "connection", "cut")
+    ``until`` is when its time is up even where its own deadline would be later; ``requested`` when a part of the request
+    may have left.
+    """
 
-    def __init__(self, kind: str) -> None:
+    __slots__ = ("kind", "until", "deadline", "handle", "requested", "cut")
+
+    def __init__(self, kind: str, until: float = float("inf")) -> None:
         self.kind = kind
+        self.until = until
         self.deadline: Optional[float] = None
-        self.connection: Any = None
+        self.handle: Optional[Handle] = None
+        self.requested = False
         self.cut = ""
 
 
@@ -86,10 +112,10 @@ class Calls:
         self._watched = False
 
     @contextlib.contextmanager
-    def call(self, kind: str) -> Iterator[Call]:
+    def call(self, kind: str, until: float = float("inf")) -> Iterator[Call]:
         """The call that this thread makes. NoThread where the machine has no room for the one that watches."""
         self._watch()
-        call = Call(kind)
+        call = Call(kind, until)
         before = getattr(self._own, "call", None)
         self._own.call = call
         with self._lock:
@@ -107,22 +133,23 @@ class Calls:
         call: Optional[Call] = getattr(self._own, "call", None)
         return call if call is not None else Call(READ)
 
-    def begin(self, connection: Any) -> None:
-        """This thread's call has its connection, maybe one that is not open yet: its time begins."""
+    def begin(self, handle: Optional[Handle]) -> None:
+        """This thread's call has its connection, without a handle where that is not open yet: its time begins."""
         with self._lock:
-            self.own.connection = connection
-            self.own.deadline = time.monotonic() + self.timeout
+            self.own.handle = handle
+            self.own.deadline = min(time.monotonic() + self.timeout, self.own.until)
 
-    def opened(self, connection: Any) -> None:
-        """A connection is open now; where its time is up already it is cut at once."""
+    def opened(self, handle: Handle) -> None:
+        """The connection is open now; where its time is up already it is cut at once."""
         with self._lock:
+            self.own.handle = handle
             if self.own.cut:
-                cut(connection)
+                handle.cut()
 
     def give_back(self) -> None:
         """Another call may use this thread's connection from now on."""
         with self._lock:
-            self.own.connection = None
+            self.own.handle = None
 
     def look(self) -> None:
         """Cut what has no time left, and what nobody needs since the run ends."""
@@ -132,8 +159,8 @@ class Calls:
         with self._lock:
             for call in self._open:
                 call.cut = call.cut or self._reason(call, now, reason)
-                if call.cut and call.connection is not None:
-                    cut(call.connection)
+                if call.cut and call.handle is not None:
+                    call.handle.cut()
 
     def _reason(self, call: Call, now: float, stop: Optional[str]) -> str:
         if call.deadline is not None and now >= call.deadline:
@@ -167,33 +194,40 @@ def _look_again(calls: weakref.ref[Calls]) -> None:
         del found
 
 
-def cut(connection: Any) -> None:
-    """End whatever reads from or writes to a connection, in any thread."""
-    handle = getattr(connection, "autosnap_handle", None)
-    if handle is not None:
-        try:
-            handle.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+class _Options(List[Any]):
+    """Options of a socket, asked for before each address is tried: a call that was cut tries no further one."""
+
+    def __init__(self, calls: Calls, options: Iterable[Any]) -> None:
+        super().__init__(options)
+        self._calls = calls
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._calls.own.cut:
+            raise OSError(self._calls.own.cut)
+        return super().__iter__()
 
 
 def _watched_pool(pool: Any, calls: Calls) -> Any:
     """A class of connection pools, of https or of a proxy, whose connections can be cut."""
 
     class Connection(pool.ConnectionCls):  # type: ignore[misc]
-        """Keeps a handle of its own on the socket, which TLS wraps and takes away."""
+        """Its handle goes to the call that uses it."""
 
         def _new_conn(self) -> Any:
+            options: Any = self.__dict__.get("socket_options")
+            self.socket_options = _Options(calls, options or ())
             made = super()._new_conn()
-            self.autosnap_handle = socket.socket(fileno=os.dup(made.fileno()))
-            calls.opened(self)
+            self.autosnap_handle = Handle(made)
+            calls.opened(self.autosnap_handle)
             return made
 
+        def putrequest(self, *args: Any, **kwargs: Any) -> Any:
+            calls.own.requested = True
+            return super().putrequest(*args, **kwargs)
+
         def close(self) -> None:
-            handle = self.__dict__.pop("autosnap_handle", None)
+            self.__dict__.pop("autosnap_handle", None)
             super().close()
-            if handle is not None:
-                handle.close()
 
     class Pool(pool):  # type: ignore[misc]
         """A connection that idled too long is closed before it is used again."""
@@ -205,7 +239,7 @@ def _watched_pool(pool: Any, calls: Calls) -> Any:
             idle_since = getattr(connection, "autosnap_idle_since", None)
             if idle_since is not None and time.monotonic() - idle_since > IDLE_MAX:
                 connection.close()
-            calls.begin(connection)
+            calls.begin(getattr(connection, "autosnap_handle", None))
             return connection
 
         def _put_conn(self, connection: Any) -> None:
@@ -242,7 +276,9 @@ def adapter(calls: Calls, secrets: Secrets) -> Any:
             try:
                 response = super().send(request, *args, **{**kwargs, "stream": True})
                 try:
-                    response._content = secrets.hidden_bytes(_body(response))
+                    _refuse_redirect(response)
+                    limit = NODE_ANSWER_MAX if "/nodes/" in str(request.url) else ANSWER_MAX
+                    response._content = secrets.hidden_bytes(_body(response, limit))
                     response._content_consumed = True  # type: ignore[attr-defined]
                 except BaseException:
                     response.close()
@@ -258,7 +294,16 @@ def adapter(calls: Calls, secrets: Secrets) -> Any:
     return Adapter(pool_connections=4, pool_maxsize=POOL_SIZE, pool_block=True)
 
 
-def _body(response: Any) -> bytes:
+def _refuse_redirect(response: Any) -> None:
+    """TooManyRedirects for an answer that sends us elsewhere; where to is never parsed, since that may fail."""
+    if 300 <= response.status_code < 400:
+        target = re.sub(r"[^A-Za-z0-9.:/\[\]_-].*", "", str(response.headers.get("Location") or "")[:100])
+        raise requests.exceptions.TooManyRedirects(
+            "it answers with a redirect ({0}{1}), and none is followed; name the API itself as api_host".format(
+                response.status_code, " to " + target if target else ""))
+
+
+def _body(response: Any, limit: int) -> bytes:
     """The decoded body; ContentDecodingError for one that is too large or encoded in a way that was not asked for."""
     encoding = str(response.headers.get("Content-Encoding") or "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip"):
@@ -268,8 +313,8 @@ def _body(response: Any) -> bytes:
     body = bytearray()
     try:
         for block in response.raw.stream(BLOCK, decode_content=False):
-            body += block if inflate is None else inflate.decompress(block, ANSWER_MAX + 1 - len(body))
-            if len(body) > ANSWER_MAX:
+            body += block if inflate is None else inflate.decompress(block, limit + 1 - len(body))
+            if len(body) > limit:
                 break
     except zlib.error:
         raise requests.exceptions.ContentDecodingError("the answer cannot be decompressed") from None
@@ -278,8 +323,8 @@ def _body(response: Any) -> bytes:
     except Exception as error:
         # A connection that was cut ends in many ways, depending on where it was.
         raise requests.exceptions.ConnectionError(error) from error
-    if len(body) > ANSWER_MAX:
-        raise requests.exceptions.ContentDecodingError("the answer has more than {0} MB".format(ANSWER_MAX >> 20))
+    if len(body) > limit:
+        raise requests.exceptions.ContentDecodingError("the answer has more than {0} MB".format(limit >> 20))
     if inflate is not None and body and not inflate.eof:
         raise requests.exceptions.ConnectionError("the compressed answer ends too early")
     return bytes(body)
@@ -291,11 +336,7 @@ class Http(ProxmoxHttpSession):  # type: ignore[misc]
     def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
         """As in requests; TooManyRedirects for an answer that sends us elsewhere."""
         response = super().request(method, url, *args, **{**kwargs, "allow_redirects": False})
-        if 300 <= response.status_code < 400:
-            target = re.sub(r"[^A-Za-z0-9.:/\[\]_-].*", "", str(response.headers.get("Location") or ""))[:100]
-            raise requests.exceptions.TooManyRedirects(
-                "it answers with a redirect ({0}{1}), and none is followed; name the API itself as api_host".format(
-                    response.status_code, " to " + target if target else ""))
+        _refuse_redirect(response)
         return response
 
 

@@ -32,6 +32,7 @@ BUSY_WEIGHT = 0.02  # of an ended create on a node where others' deletes go firs
 SAMPLES = 16  # durations remembered of each type of task
 PAGE = 500
 PATIENCE = 120.0  # seconds that a node may be silent while one of its tasks is awaited
+LIMITED_MAX = 60.0  # seconds that a server may ask us to wait
 HOST_PATIENCE = 30.0  # the same where no API host answers at all
 RUNNING = object()
 
@@ -150,7 +151,8 @@ class Watcher:
         node.looking = False
         node.looked = now
         node.list_refused = node.list_refused or seen.list_refused
-        node.silent_since = None if seen.problem is None else node.silent_since or now
+        limited = isinstance(seen.problem, errors.RateLimited)
+        node.silent_since = None if seen.problem is None or limited else node.silent_since or now
         done: List[Tuple[Any, object]] = []
         for upid in look.upids:
             task = node.tasks[upid.text]
@@ -166,6 +168,9 @@ class Watcher:
             done.append((task.waiter, result))
         if node.tasks:
             node.due = self._next(look.node, node)
+        if isinstance(seen.problem, errors.RateLimited):
+            # The server lives, and says when it wants to be asked again.
+            node.due = now + min(LIMITED_MAX, seen.problem.retry_after or POLL_MAX)
         return done
 
     def drop(self, reason: str) -> List[Tuple[Any, Exception]]:
@@ -233,7 +238,7 @@ class Watcher:
                 answer = self._session.read_once(
                     "nodes", look.node, "tasks", source="all", since=since, limit=PAGE, start=start)
             except errors.PveError as error:
-                if isinstance(error, errors.NodeUnreachable) or errors.is_fatal(error):
+                if isinstance(error, (errors.NodeUnreachable, errors.RateLimited)) or errors.is_fatal(error):
                     raise
                 seen.list_refused = isinstance(error, errors.PermissionDenied)
                 return
@@ -255,7 +260,7 @@ class Watcher:
             return TaskTimeout(
                 "how the task ended may not be seen ({0}); it goes on".format(error.message), error.status, upid=upid.text)
         except errors.PveError as error:
-            if isinstance(error, errors.NodeUnreachable) or errors.is_fatal(error):
+            if isinstance(error, (errors.NodeUnreachable, errors.RateLimited)) or errors.is_fatal(error):
                 raise
             raise errors.NodeUnreachable(error.message, error.status) from error
         ended = errors.understood("task " + upid.text, lambda: exit_status(status))
