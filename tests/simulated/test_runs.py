@@ -451,15 +451,15 @@ def test_a_guest_that_moved_while_the_run_began_is_followed(monkeypatch: pytest.
 
 def test_a_guest_that_is_deleted_before_its_prune_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     with Running(world(guest(100, snapshots=daily(3)), guest(101, snapshots=daily(3)))) as cluster:
-        original = session_module.Session.write
+        original = session_module.Session.write_while
 
-        def vanishing(self: Any, method: str, *path: object, **values: Any) -> Any:
+        def vanishing(self: Any, still: Any, method: str, *path: object, **values: Any) -> Any:
             if method == "delete" and cluster.pve.guest(100) is not None and 100 in path:
                 cluster.pve.vms = [vm for vm in cluster.pve.vms if vm.vmid != 100]
                 cluster.pve._by_id = {}
-            return original(self, method, *path, **values)
+            return original(self, still, method, *path, **values)
 
-        monkeypatch.setattr(session_module.Session, "write", vanishing)
+        monkeypatch.setattr(session_module.Session, "write_while", vanishing)
         report = run_clean(cluster, keep=1)
         assert entry(report, 100)["status"] == "skipped"
         assert "gone" in entry(report, 100)["reason"]
@@ -730,7 +730,7 @@ def test_many_that_wait_for_the_resources_share_one_failure() -> None:
     asked: list[int] = []
 
     class Dead:
-        def resources(self) -> Any:
+        def resources(self, owed: bool = False) -> Any:
             asked.append(1)
             time.sleep(0.2)
             raise PveError("down")

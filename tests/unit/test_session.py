@@ -369,7 +369,8 @@ def test_a_ticket_that_no_header_may_hold_is_refused(odd: dict[str, Any], monkey
 
 
 def test_a_ticket_that_would_mask_half_of_the_result_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = scripted(Logins(respond(200, {"data": {"ticket": "1", "CSRFPreventionToken": T2}})), monkeypatch, credentials=PASSWORD)
+    answer = respond(200, {"data": {"ticket": "1", "CSRFPreventionToken": T2}})
+    session = scripted(Logins(answer), monkeypatch, credentials=PASSWORD)
     session.read("x")
     assert set(session._secrets) == {"hunter2-secret", T2}
 
