@@ -52,9 +52,10 @@ POOL_SIZE = 64  # connections are opened as they are needed; who finds none free
 IDLE_MAX = 3.0  # seconds; Proxmox VE closes after 5 (api-facts 6)
 TICK = 0.2  # seconds between two looks at the calls
 STOP_GRACE = 5.0  # seconds that a write has to be answered when the run ends: its task's name is worth the wait
-# Ten thousand guests are 5 MB of /cluster/resources, the largest answer that we ask for.
-ANSWER_MAX = 64 * 1024 * 1024  # bytes, decoded
-NODE_ANSWER_MAX = 8 * 1024 * 1024  # about one guest or node: 3,000 snapshots are 1 MB, and 32 such calls run at once
+MB = 1024 * 1024
+ANSWER_MAX = 64 * MB  # decoded; ten thousand guests are 5 MB of /cluster/resources, the largest answer that we ask for
+AGENT_ANSWER_MAX = 24 * MB  # the agent keeps 16 MB of a command's output
+NODE_ANSWER_MAX = 2 * MB  # about a guest or a node: 3,000 snapshots are 0.6 MB, and 32 such calls run at once
 BLOCK = 64 * 1024
 READ = "read"
 WRITE = "write"
@@ -277,8 +278,7 @@ def adapter(calls: Calls, secrets: Secrets) -> Any:
                 response = super().send(request, *args, **{**kwargs, "stream": True})
                 try:
                     _refuse_redirect(response)
-                    limit = NODE_ANSWER_MAX if "/nodes/" in str(request.url) else ANSWER_MAX
-                    response._content = secrets.hidden_bytes(_body(response, limit))
+                    response._content = secrets.hidden_bytes(_body(response, _limit(str(request.url))))
                     response._content_consumed = True  # type: ignore[attr-defined]
                 except BaseException:
                     response.close()
@@ -301,6 +301,13 @@ def _refuse_redirect(response: Any) -> None:
         raise requests.exceptions.TooManyRedirects(
             "it answers with a redirect ({0}{1}), and none is followed; name the API itself as api_host".format(
                 response.status_code, " to " + target if target else ""))
+
+
+def _limit(url: str) -> int:
+    """Bytes that the answer may have."""
+    if "/agent/" in url:
+        return AGENT_ANSWER_MAX
+    return NODE_ANSWER_MAX if "/nodes/" in url else ANSWER_MAX
 
 
 def _body(response: Any, limit: int) -> bytes:
