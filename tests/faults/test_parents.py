@@ -115,25 +115,33 @@ def test_a_module_that_nobody_of_ansible_started_has_no_chain() -> None:
     assert lifeline.chain(os.getpid()) == [] or "ansible" in str(lifeline._words(lifeline.chain(os.getpid())[-1].pid))
 
 
-def test_over_ssh_the_chain_ends_at_sshd(tmp_path: pathlib.Path) -> None:
-    """A program of that name stands for it."""
+@pytest.mark.parametrize("proc", ["/proc", "/nowhere"])
+def test_over_ssh_the_chain_ends_at_sshd(proc: str, tmp_path: pathlib.Path) -> None:
+    """A program of that name stands for it. Without /proc, as on macOS, ps tells."""
     shell = tmp_path / "sshd-session"
     shutil.copy(os.path.realpath("/bin/bash"), shell)
-    code = "import os; from ansible_collections.pve.autosnap.plugins.module_utils.jobs import lifeline; " \
-           "print(os.getppid(), *(link.pid for link in lifeline.chain(os.getpid())))"
+    script = tmp_path / "chain.py"
+    script.write_text("""
+import os
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs import lifeline
+lifeline.PROC = {0!r}
+print(os.getppid(), *(link.pid for link in lifeline.chain(os.getpid())))
+""".format(proc))
     outer = subprocess.run(
-        [str(shell), "-c", "echo $$; /bin/sh -c '{0} -c \"{1}\"; true'; true".format(sys.executable, code)],
+        [str(shell), "-c", "echo $$; /bin/sh -c '{0} {1}; true'; true".format(sys.executable, script)],
         capture_output=True, text=True, check=True)
     sshd, words = outer.stdout.splitlines()
     assert words.split()[-1] == sshd and len(words.split()) >= 3
 
 
-def test_a_new_parent_or_another_birth_breaks_the_chain() -> None:
+@pytest.mark.parametrize("proc", ["/proc", "/nowhere"])
+def test_a_new_parent_or_another_birth_breaks_the_chain(proc: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifeline, "PROC", proc)
     own = lifeline._link(os.getpid())
     assert isinstance(own, lifeline.Link)
     assert not lifeline.broken([own])
     assert lifeline.broken([lifeline.Link(own.pid, own.born, own.parent + 1)])
-    assert lifeline.broken([lifeline.Link(own.pid, own.born + 1, own.parent)])
+    assert lifeline.broken([lifeline.Link(own.pid, own.born + "1", own.parent)])
     assert not lifeline.broken([lifeline.Link(own.pid, own.born, 0)])
     process = subprocess.Popen(["true"])
     link = lifeline._link(process.pid)

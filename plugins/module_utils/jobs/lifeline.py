@@ -14,12 +14,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from dataclasses import dataclass
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
+PROC = "/proc"  # macOS has none; there ps tells, which costs a process for each link
 TICK = 1.0  # seconds between two looks
+PS_TICK = 5.0
+PS = ("ps", "-ww", "-o", "ppid=,stat=,lstart=,command=", "-p")
 LINKS_MAX = 64
 # No launcher that somebody named after Ansible, which may start it in the background and end.
 PROGRAMS = frozenset((
@@ -30,15 +34,15 @@ UNREADABLE = "unreadable"
 
 @dataclass(frozen=True)
 class Link:
-    """A process of the chain; ``born`` in clock ticks since the machine's start. ``parent`` is 0 for the last one."""
+    """A process of the chain; ``born`` is when it was started, in any form. ``parent`` is 0 for the last one."""
 
     pid: int
-    born: int
+    born: str
     parent: int
 
 
 def watch() -> None:
-    """From now on this process gets a SIGTERM when the Ansible that started it is gone. Nothing without /proc."""
+    """From now on this process gets a SIGTERM when the Ansible that started it is gone."""
     links = chain(os.getpid())
     if links:
         try:
@@ -49,7 +53,7 @@ def watch() -> None:
 
 def _watch(links: Sequence[Link]) -> None:
     while not broken(links):
-        time.sleep(TICK)
+        time.sleep(TICK if os.path.isdir(PROC) else PS_TICK)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -63,7 +67,7 @@ def chain(pid: int) -> List[Link]:
         words = _words(here.pid)
         if end and not _is_ansible(words):
             break
-        if here.pid != pid and (_is_wrapper(words) or _is_sshd(here.pid)):
+        if here.pid != pid and (_is_wrapper(words) or _is_sshd(words)):
             end = len(links)
             break
         if _is_ansible(words):
@@ -85,20 +89,39 @@ def broken(links: Sequence[Link]) -> bool:
 
 def _link(pid: int) -> object:
     """A Link, GONE, or UNREADABLE where the machine does not tell."""
+    if not os.path.isdir(PROC):
+        return _by_ps(pid)[0]
     try:
-        with open("/proc/{0}/stat".format(pid), "rb") as handle:
-            fields = handle.read().rpartition(b")")[2].split()
-        return GONE if fields[0] in (b"Z", b"X") else Link(pid, int(fields[19]), int(fields[1]))
+        with open("{0}/{1}/stat".format(PROC, pid), encoding="utf-8", errors="replace") as handle:
+            fields = handle.read().rpartition(")")[2].split()
+        return GONE if fields[0] in ("Z", "X") else Link(pid, fields[19], int(fields[1]))
     except (FileNotFoundError, ProcessLookupError):
         return GONE
     except (OSError, ValueError, IndexError):
         return UNREADABLE
 
 
+def _by_ps(pid: int) -> Tuple[object, List[str]]:
+    """What ps tells of a process: a Link, GONE or UNREADABLE, and its command line."""
+    try:
+        # AnsibleModule is on another floor, and its run_command would not do in a thread.
+        told = subprocess.run(  # pylint: disable=ansible-bad-function
+            [*PS, str(pid)], env={**os.environ, "LC_ALL": "C"}, stdin=subprocess.DEVNULL, capture_output=True, timeout=5,
+            check=False)
+        words = told.stdout.decode("utf-8", "replace").split()
+        if not words:
+            return GONE, []
+        return GONE if words[1].startswith("Z") else Link(pid, " ".join(words[2:7]), int(words[0])), words[7:]
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return UNREADABLE, []
+
+
 def _words(pid: int) -> List[str]:
     """The command line of a process, [] where it cannot be read."""
+    if not os.path.isdir(PROC):
+        return _by_ps(pid)[1]
     try:
-        with open("/proc/{0}/cmdline".format(pid), "rb") as handle:
+        with open("{0}/{1}/cmdline".format(PROC, pid), "rb") as handle:
             return handle.read(65536).decode("utf-8", "replace").split("\0")
     except OSError:
         return []
@@ -126,9 +149,6 @@ def _is_wrapper(words: Sequence[str]) -> bool:
     return "async_wrapper" in _program(words)
 
 
-def _is_sshd(pid: int) -> bool:
-    try:
-        with open("/proc/{0}/comm".format(pid), encoding="utf-8", errors="replace") as handle:
-            return handle.read().startswith("sshd")
-    except OSError:
-        return False
+def _is_sshd(words: Sequence[str]) -> bool:
+    """``sshd: user@notty``, ``sshd-session: user@notty``."""
+    return os.path.basename(words[0] if words else "").startswith("sshd")
