@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pathlib
 import re
 import socket
 import struct
@@ -19,6 +20,7 @@ from ansible_collections.pve.autosnap.plugins.module_utils.pve import errors, se
 from attacked import run, some, survived
 from cluster import SECRET, Cluster
 from server import Exchange, Hostile
+from worlds import hook
 
 G100 = "/nodes/n1/qemu/100"
 STAGES = {
@@ -442,6 +444,26 @@ def test_law_5_is_looked_at_again_before_a_delete_is_sent_again(again: str) -> N
         survived(server, found)
         assert server.cluster.guests[100].snapshots[first[0]]["description"] == "mine"
         assert found.status(100) == "pruned" and first[0] not in found.report.result["guests"][0]["pruned"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_snapshot_that_stays_in_the_list_is_not_deleted_again_and_again(hooked: bool, tmp_path: pathlib.Path) -> None:
+    """Its task ends well, and the list goes on showing it: the others go, and it is named."""
+    kept: dict[str, Any] = {}
+
+    def attack(exchange: Exchange) -> None:
+        if exchange.method == "DELETE" and not kept:
+            name = exchange.path.rsplit("/", 1)[1]
+            kept[name] = dict(exchange.server.cluster.guests[100].snapshots[name])
+        if exchange.what == "GET {0}/snapshot".format(G100):
+            exchange.take()
+            exchange.data += [{"name": name, **values} for name, values in kept.items()]
+
+    with Hostile(Cluster(guests=1, old=5), attack) as server:
+        found = run(server, "clean", hook=hook(tmp_path, "exit 0\n") if hooked else None)
+        survived(server, found)
+        assert len(server.cluster.writes) == 3 and found.status(100) == "pruned"
+        assert "still in the list" in found.text
 
 
 @pytest.mark.parametrize("location", ["http://[", "/\xff", "https://x/" + SECRET, "\x00"])

@@ -160,6 +160,7 @@ class GuestRun:
         self._fresh = ""
         self._changed_meanwhile = 0
         self._due: Tuple[Snapshot, ...] = ()
+        self._gone: List[str] = []
         self._claimed = False
         self._created: Optional[Snapshot] = None
         self._troubles: List[str] = []
@@ -636,7 +637,7 @@ class GuestRun:
                 fresh = choose()
                 if snapshot not in fresh:
                     raise errors.NoLongerWanted("its snapshots or its lock changed")
-                rest = tuple(other for other in fresh if other != snapshot)
+                rest = self._not_gone(tuple(other for other in fresh if other != snapshot))
             done = yield from self._awaited(self._crew.tasks.delete(
                 self._guest, snapshot.name, self._crew.limits.timeout, self._started, lambda: snapshot in choose(), force))
         except errors.NoLongerWanted as error:
@@ -668,6 +669,7 @@ class GuestRun:
 
     def _deleted(self, snapshot: Snapshot, done: Done, force: bool) -> None:
         """Note a delete that came to its end."""
+        self._gone.append(snapshot.name)
         self._changed_meanwhile = 0
         if done.changed:
             (self.outcome.repaired if snapshot.snapstate else self.outcome.pruned).append(snapshot.name)
@@ -682,10 +684,18 @@ class GuestRun:
         """Law 5 before a delete; None when the guest moved."""
         self._go_on()
         try:
-            return choose()
+            return self._not_gone(choose())
         except errors.PveError as error:
             self._follow(error)
             return None
+
+    def _not_gone(self, chosen: Tuple[Snapshot, ...]) -> Tuple[Snapshot, ...]:
+        """Without those whose delete ended well: a list that still has one must not keep the run busy for ever."""
+        for snapshot in chosen:
+            text = "{0} is still in the list though the task of its delete ended well".format(snapshot.name)
+            if snapshot.name in self._gone and text not in self.outcome.warnings:
+                self.outcome.warnings.append(text)
+        return tuple(snapshot for snapshot in chosen if snapshot.name not in self._gone)
 
     def _not_deleted(self, snapshot: Snapshot, error: errors.PveError) -> Steps:
         """A delete that failed: return to try again, or raise what ends the guest.
