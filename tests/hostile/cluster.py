@@ -44,6 +44,7 @@ class Task:
     begun: float
     seconds: float
     ended: bool = False
+    exit_status: str = "OK"
 
 
 class Cluster:
@@ -79,10 +80,13 @@ class Cluster:
     def begin(self, guest: Guest, kind: str, name: str) -> str:
         """Start a task; on a guest that has one the second fails as on a real server."""
         upid = self.upid(guest, kind)
-        self.writes.append((kind, guest.vmid, name))
         task = Task(upid, guest.node, guest.vmid, kind, name, time.time(), self.seconds)
         self.tasks[upid] = task
-        if kind == "qmsnapshot" and name not in guest.snapshots:
+        if kind == "qmsnapshot" and name in guest.snapshots:
+            task.exit_status = "snapshot name '{0}' already used".format(name)
+            return upid
+        self.writes.append((kind, guest.vmid, name))
+        if kind == "qmsnapshot":
             guest.snapshots[name] = {"snaptime": int(time.time()), "snapstate": "prepare", "description": self._description}
         return upid
 
@@ -92,6 +96,8 @@ class Cluster:
             for task in self.tasks.values():
                 if not task.ended and time.time() >= task.begun + task.seconds:
                     task.ended = True
+                    if task.exit_status != "OK":
+                        continue
                     guest = self.guests[task.vmid]
                     if task.type == "qmsnapshot":
                         guest.snapshots[task.name].pop("snapstate", None)
@@ -108,6 +114,8 @@ class Cluster:
             for known, pattern, handler in ROUTES:
                 match = re.fullmatch(pattern, path)
                 if match and known == method:
+                    if pattern.startswith(_GUEST) and int(match.group(2)) not in self.guests:
+                        break
                     return handler(self, form, *[unquote(part) for part in match.groups()])
         return 501, None, {"message": "Method '{0} {1}' not implemented".format(method, path)}
 
@@ -181,7 +189,7 @@ def _tasks(cluster: Cluster, form: dict[str, str], node: str) -> Answer:
             continue
         found.append({
             "upid": task.upid, "type": task.type, "id": str(task.vmid), "node": node, "starttime": int(task.begun),
-            **({"endtime": int(task.begun + task.seconds), "status": "OK"} if task.ended else {"status": "RUNNING"})})
+            **({"endtime": int(task.begun + task.seconds), "status": task.exit_status} if task.ended else {"status": "RUNNING"})})
     return 200, found[::-1], {"total": len(found)}
 
 
@@ -189,7 +197,8 @@ def _status(cluster: Cluster, _form: dict[str, str], _node: str, upid: str) -> A
     task = cluster.tasks.get(upid)
     if task is None:
         return 400, None, {"message": "Parameter verification failed.\n", "errors": {"upid": "no such task"}}
-    return 200, {"upid": upid, "status": "stopped", "exitstatus": "OK"} if task.ended else {"upid": upid, "status": "running"}, {}
+    ended = {"upid": upid, "status": "stopped", "exitstatus": task.exit_status}
+    return 200, ended if task.ended else {"upid": upid, "status": "running"}, {}
 
 
 def _log(_cluster: Cluster, _form: dict[str, str], _node: str, _upid: str) -> Answer:

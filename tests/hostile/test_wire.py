@@ -194,6 +194,7 @@ class Proxy:
         except OSError:
             # A reset is handed on as one.
             target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            target.shutdown(socket.SHUT_RDWR)
             target.close()
 
 

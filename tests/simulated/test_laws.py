@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.pve.autosnap.plugins.module_utils import arguments
-from ansible_collections.pve.autosnap.plugins.module_utils.jobs import acting
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs import acting, hooks
 from ansible_collections.pve.autosnap.plugins.module_utils.pve import errors, session
 from ansible_collections.pve.autosnap.plugins.module_utils.pve.cluster import Cluster
 from simulator.running import Running
@@ -324,6 +324,28 @@ def test_law_6_a_lock_that_comes_before_a_forced_delete_is_waited_for(monkeypatc
         monkeypatch.setattr(Cluster, "config", config)
         report = run_clean(cluster, keep=1, repair="force")
         assert seen[1] == "backup" and len(writes(cluster)) == 1
+        assert entry(report, 100)["repaired"] == ["autodaily261101000000"]
+
+
+def test_law_6_a_lock_that_comes_during_the_pre_hook_is_waited_for(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Running(world(guest(100, snapshots=[*daily(1), HALF[0]]))) as cluster:
+        original = hooks.Hooks.call
+        locked: list[int] = []
+
+        def call(self: Any, event: hooks.Event) -> Any:
+            if event.phase == "snap-remove-pre" and not locked:
+                locked.append(1)
+                cluster.pve.set_lock(cluster.pve.guest(100), "backup")
+                threading.Timer(1.0, cluster.pve.set_lock, (cluster.pve.guest(100), None)).start()
+            if event.phase == "snap-remove-abort":
+                locked.append(len(writes(cluster)))
+            return original(self, event)
+
+        monkeypatch.setattr(hooks.Hooks, "call", call)
+        report = run_clean(cluster, keep=1, repair="force", hook=hook(tmp_path, "exit 0\n"))
+        assert locked == [1, 0] and len(writes(cluster)) == 1
         assert entry(report, 100)["repaired"] == ["autodaily261101000000"]
 
 

@@ -23,8 +23,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Se
 from urllib.parse import quote
 
 from . import errors, transport
-from .credentials import Credentials as Credentials
-from .credentials import Secrets
+from .credentials import Credentials, Secrets
 from .ticket import TicketAuth
 from .ticket import origin as _origin
 from .transport import OWED, PROXMOXER_ERROR, READ, REQUESTS_ERROR, WRITE
@@ -397,7 +396,7 @@ class Session:
         auth = self._ticket_auth
         if auth is None:
             return self._request(index, method, path, params, kind)
-        ticket = self._login(index, lambda base: auth.ensure(base), kind)
+        ticket = self._login(index, auth.ensure, kind)
         try:
             return self._request(index, method, path, params, kind)
         except errors.AuthenticationFailed:
