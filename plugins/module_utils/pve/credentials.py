@@ -58,7 +58,7 @@ class Secrets:
         """The same for a body before it is read: a server may echo what it was sent."""
         for secret in self._all:
             if len(secret) >= HIDE_FROM:
-                for form in {secret, quote(secret, safe="")}:
+                for form in (secret, quote(secret, safe="")):
                     body = body.replace(form.encode(), HIDDEN.encode())
         return body
 
