@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import pathlib
@@ -193,9 +194,10 @@ class Proxy:
             target.shutdown(socket.SHUT_WR)
         except OSError:
             # A reset is handed on as one.
-            target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            target.shutdown(socket.SHUT_RDWR)
-            target.close()
+            with contextlib.suppress(OSError):
+                target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                target.shutdown(socket.SHUT_RDWR)
+                target.close()
 
 
 @pytest.mark.parametrize("slow", ["nothing", "the proxy", "the server behind it"])

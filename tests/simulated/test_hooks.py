@@ -17,7 +17,7 @@ from typing import Any, Iterator
 import ansible_collections.pve.autosnap.plugins.module_utils.jobs.hooks as hooks_module
 import pytest
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs.hooks import clean_environment
-from simulator.running import Running
+from simulator.running import Running, until
 from worlds import SECRET, daily, entry, guest, hook, names, run_clean, run_snap, world
 
 EXAMPLES = pathlib.Path(hooks_module.__file__).parents[3] / "playbooks" / "files" / "hooks"
@@ -135,7 +135,7 @@ def test_a_hook_that_hangs_is_killed_with_its_children(tmp_path: pathlib.Path) -
         assert time.monotonic() - began < 40
         assert entry(report, 100)["status"] == "created"
         assert "was killed after 1 s" in entry(report, 100)["warnings"][0]
-        assert gone(int(pid.read_text()))
+        until(lambda: gone(int(pid.read_text())))
 
 
 def test_a_child_that_holds_the_output_does_not_hold_the_run(tmp_path: pathlib.Path) -> None:
