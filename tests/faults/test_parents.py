@@ -111,6 +111,15 @@ def test_under_async_it_outlives_the_playbook_and_ends_with_the_wrapper() -> Non
         wait_for_the_end(pid)
 
 
+@pytest.mark.parametrize("words", [
+    ["sshd: root@pts/0"], ["sshd-session: root@pts/3"], ["sshd: ansible@notty"], ["sshd:", "root@pts/0"],
+    ["/usr/lib/openssh/sshd-session"]])
+def test_a_session_of_sshd_is_known_with_and_without_a_terminal(words: list[str]) -> None:
+    assert lifeline._is_sshd(words)
+    assert not lifeline._is_sshd(["/bin/bash", "sshd"]) and not lifeline._is_sshd([])
+    assert lifeline._is_ansible(["/Library/Frameworks/Python.app/Contents/MacOS/Python", "/usr/local/bin/ansible-playbook", "x"])
+
+
 def test_a_module_that_nobody_of_ansible_started_has_no_chain() -> None:
     assert lifeline.chain(os.getpid()) == [] or "ansible" in str(lifeline._words(lifeline.chain(os.getpid())[-1].pid))
 

@@ -261,6 +261,32 @@ def test_law_5_a_foreign_snapshot_under_a_planned_name_is_not_deleted(hooked: bo
         assert entry(report, 100)["pruned"] == before[:2]
 
 
+def test_law_7_a_lost_delete_that_left_its_snapshot_half_deleted_is_red() -> None:
+    """Its answer was lost and its task failed: that it is not wanted any more must not pass for an end."""
+    with Running(world(guest(100, half_deletes=True, snapshots=daily(3)))) as cluster:
+        cluster.pve.fault("DELETE", r"/snapshot/")
+        report = run_clean(cluster, keep=2)
+        assert report.failed and entry(report, 100)["status"] == "failed"
+        assert "needs unlock: run 'qm unlock 100'" in entry(report, 100)["reason"]
+
+
+def test_law_5_a_delete_that_was_not_sent_again_has_begun_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Running(world(guest(100, snapshots=daily(3)))) as cluster:
+        cluster.pve.fault("DELETE", r"/snapshot/", status=595, reason="No route to host", times=1, before=True)
+        original = acting.GuestRun._agreed
+        looks: list[int] = []
+
+        def agreed(self: Any) -> Any:
+            looks.append(1)
+            if len(looks) == 2:
+                raise acting.Finished("failed", "stop here")
+            return original(self)
+
+        monkeypatch.setattr(acting.GuestRun, "_agreed", agreed)
+        report = run_clean(cluster, keep=2)
+        assert entry(report, 100)["status"] == "failed" and not report.result["changed"]
+
+
 def test_law_5_costs_one_call_for_each_delete() -> None:
     with Running(world(guest(100, snapshots=daily(6)))) as cluster:
         run_clean(cluster, keep=1)

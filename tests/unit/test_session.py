@@ -383,6 +383,27 @@ def test_an_echo_in_another_writing_is_hidden_too() -> None:
     assert secrets.hidden("a short one") == "a short one"
 
 
+def test_one_429_of_a_failover_target_is_not_another_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Script(respond(429, {"data": None}, "slow down"), respond(200, {"data": [{"node": "n1"}]}))
+
+    def handler(request: requests.PreparedRequest) -> Any:
+        if "//a:" in str(request.url):
+            return REFUSED
+        return told(request) if str(request.url).endswith("/nodes") else respond(200, OK)
+
+    session = scripted(handler, monkeypatch, ("a", "b"))
+    session.expect_nodes(["n1"])
+    assert session.read("version").data == "fine"
+
+
+def test_looks_before_a_resent_delete_do_not_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script(respond(429, {"data": None}, "slow down"))
+    session = scripted(script, monkeypatch)
+    with pytest.raises(errors.RateLimited):
+        session.write_while(lambda: bool(session.read("y")), "delete", "x")
+    assert len(script.asked) == 1 + session_module.ATTEMPTS
+
+
 def test_a_delete_is_not_sent_again_when_it_is_not_wanted_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Law 5."""
     script = Script(respond(429, {"data": None}, "slow down"))

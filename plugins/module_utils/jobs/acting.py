@@ -267,6 +267,9 @@ class GuestRun:
         except errors.TaskFailed:
             self.outcome.unseen = False
             raise
+        except Finished:
+            self.outcome.unseen = len(self.outcome.upids) > before
+            raise
         except errors.PveError as error:
             self.outcome.unseen = error.uncertain or len(self.outcome.upids) > before
             raise
@@ -641,7 +644,7 @@ class GuestRun:
             done = yield from self._awaited(self._crew.tasks.delete(
                 self._guest, snapshot.name, self._crew.limits.timeout, self._started, lambda: snapshot in choose(), force))
         except errors.NoLongerWanted as error:
-            self._changed(snapshot, error.message, began)
+            self._changed(snapshot, error, began)
             return None
         except (errors.PveError, Dropped) as error:
             upid = error.upid if isinstance(error, errors.PveError) else None
@@ -660,9 +663,18 @@ class GuestRun:
         self._deleted(snapshot, done, force)
         return rest if self._crew.hooks.configured or not rest else self._chosen(choose)
 
-    def _changed(self, snapshot: Snapshot, reason: str, began: float) -> None:
-        """What was to be deleted is another one now; Finished where that happens again and again."""
-        self._call_hook("snap-remove-abort", snapshot.name, error=reason, began=began)
+    def _changed(self, snapshot: Snapshot, error: errors.NoLongerWanted, began: float) -> None:
+        """What was to be deleted is another one now; Finished where that happens again and again, or by our own delete.
+
+        A delete whose answer was lost may have failed half-way: nobody else tells that it did (laws 7 and 10).
+        """
+        self._call_hook("snap-remove-abort", snapshot.name, error=error.message, began=began)
+        if error.lost and not snapshot.snapstate:
+            listed = self._crew.cluster.snapshots(self._guest).snapshots
+            if any(other.name == snapshot.name and other.snapstate for other in listed):
+                text = "delete {0}: its answer was lost, and the snapshot is half deleted".format(snapshot.name)
+                locked = self._left_locked(snapshot.name)
+                raise Finished("failed", "{0}; {1}".format(needs_unlock(self._guest), text) if locked else text)
         self._changed_meanwhile += 1
         if self._changed_meanwhile == CHANGES_MAX:
             raise Finished("failed", CHANGING)

@@ -110,7 +110,7 @@ def _by_ps(pid: int) -> Tuple[object, List[str]]:
             check=False)
         words = told.stdout.decode("utf-8", "replace").split()
         if not words:
-            return GONE, []
+            return GONE if told.returncode == 1 and not told.stderr else UNREADABLE, []
         return GONE if words[1].startswith("Z") else Link(pid, " ".join(words[2:7]), int(words[0])), words[7:]
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return UNREADABLE, []
@@ -132,7 +132,7 @@ def _program(words: Sequence[str]) -> str:
     if not words:
         return ""
     name = os.path.basename(words[0])
-    if not name.startswith("python"):
+    if not name.lower().startswith("python"):  # macOS has a Python in its frameworks
         return name
     rest = list(words[1:])
     while rest and rest[0].startswith("-") and rest[0] != "-m":
@@ -150,5 +150,5 @@ def _is_wrapper(words: Sequence[str]) -> bool:
 
 
 def _is_sshd(words: Sequence[str]) -> bool:
-    """``sshd: user@notty``, ``sshd-session: user@notty``."""
-    return os.path.basename(words[0] if words else "").startswith("sshd")
+    """``sshd: user@notty``, ``sshd-session: user@pts/0``, as one word or as several."""
+    return os.path.basename(words[0].split(" ")[0] if words else "").startswith("sshd")

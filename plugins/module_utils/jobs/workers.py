@@ -13,6 +13,7 @@ what a job wants next.
 from __future__ import annotations
 
 import heapq
+import inspect
 import itertools
 import queue
 import time
@@ -203,8 +204,8 @@ class Workers:
         except Exception as error:
             self._pool.shutdown(cancel_futures=True)
             for running in self._open:
-                self._let_end(running, error)
-                running.job.crashed(error)
+                if not self._let_end(running, RuntimeError(str(error))):
+                    running.job.crashed(error)
         finally:
             self._pool.shutdown()
 
@@ -254,13 +255,18 @@ class Workers:
                 self._resume(running, error=RuntimeError("it waited for nothing that could end"))
 
     @staticmethod
-    def _let_end(running: _Running, error: Exception) -> None:
-        """Let a job do what it owes; nothing that it waits for will ever come."""
+    def _let_end(running: _Running, error: Exception) -> bool:
+        """Let a job do what it owes; nothing that it waits for will ever come. True where it came to its own end."""
+        if inspect.getgeneratorstate(running.steps) == inspect.GEN_CLOSED:
+            return True
         for _effect in range(EFFECTS_MAX):
             try:
                 running.steps.throw(error)
+            except StopIteration:
+                return True
             except BaseException:
-                return
+                return False
+        return False
 
     def _take(self) -> None:
         """Wait for what comes next, and take in all that has come."""

@@ -195,9 +195,13 @@ class NotUnderstood(PveError):
 
 
 class NoLongerWanted(PveError):
-    """What was to be deleted is not as it was any more, when the delete had to be sent again (law 5)."""
+    """What was to be deleted is not as it was any more, when the delete had to be sent again (law 5).
+
+    ``lost`` when the answer to the one before was lost, so that it may have been carried out in part.
+    """
 
     code = "changed"
+    lost = False
 
 
 class RateLimited(PveError):

@@ -39,6 +39,7 @@ except ImportError:
 
 CONNECT_TIMEOUT = 5.0
 ATTEMPTS = 7
+CHECK_ATTEMPTS = 3  # to read the nodes of a host met in mid-run
 SLOW_ATTEMPTS = 3  # in a row, each of which took api_timeout while the node answered nobody
 ALIVE_MEMORY = 5.0  # seconds that an API host which answered is taken for alive
 RETRY_FIRST = 0.25
@@ -265,16 +266,11 @@ class Session:
 
     def write_while(self, still: Callable[[], bool], method: str, *path: object, **params: Any) -> Any:
         """As write(); before it is sent again ``still`` must say that it is still wanted, else NoLongerWanted (law 5)."""
-        sent = False
-
-        def call() -> Answer:
-            nonlocal sent
-            if sent and not still():
+        def look() -> None:
+            if not still():
                 raise errors.NoLongerWanted("it is not as it was any more")
-            sent = True
-            return self._call(method, path, params)
 
-        return self._repeated(path, call, _write_may_repeat).data
+        return self._repeated(path, lambda: self._call(method, path, params), _write_may_repeat, before_again=look).data
 
     def write_once(self, method: str, *path: object, **params: Any) -> Any:
         """As write(), never sent again, for what must be looked at anew before (law 6)."""
@@ -282,12 +278,13 @@ class Session:
 
     def _repeated(
         self, path: Tuple[object, ...], call: Callable[[], Answer], may_repeat: Callable[[errors.PveError], bool],
-        until: float = float("inf"),
+        until: float = float("inf"), before_again: Callable[[], None] = lambda: None,
     ) -> Answer:
         """Repeat a call with a growing pause while its failure allows it, ATTEMPTS times at the most.
 
         A node that stayed silent through that is asked only once for a while: its other guests must not
         hold up those of the living nodes. With ``until`` (monotonic seconds) the end of the run does not matter.
+        What ``before_again`` raises is not repeated: it has repeats of its own.
         """
         node = str(path[1]) if path[0] == "nodes" and len(path) > 1 else ""
         attempt = hanging = slow = 0
@@ -313,6 +310,7 @@ class Session:
                         self._silent[node] = time.monotonic()
                     raise
             self._rest(pause, owed=until != float("inf"))
+            before_again()
 
     def _rest(self, seconds: float, owed: bool) -> None:
         """Sleep, but not through the end of the run."""
@@ -376,7 +374,7 @@ class Session:
         if self._expected is None or index in self._verified:
             return
         try:
-            answer = self._send(index, "get", ("nodes",), {}, kind)
+            answer = self._nodes(index, kind)
             names = errors.understood("its nodes", lambda: frozenset(str(node["node"]) for node in answer.data))
         except errors.PveError as error:
             if isinstance(error, STAY_AS_THEY_ARE):
@@ -390,6 +388,20 @@ class Session:
                 "one cluster only".format(
                     self._first_host, _place(self._bases[index]), ", ".join(sorted(names)), ", ".join(sorted(self._expected))))
         self._verified.add(index)
+
+    def _nodes(self, index: int, kind: _Kind) -> Answer:
+        """The nodes that a host knows; what may pass, such as 429 or a node behind it that is away, is tried again."""
+        attempt = 0
+        while True:
+            try:
+                return self._send(index, "get", ("nodes",), {}, kind)
+            except errors.PveError as error:
+                attempt += 1
+                passing = isinstance(error, (errors.RateLimited, errors.NodeUnreachable)) or error.status == 500
+                pause = _pause_after(error, attempt)
+                if not passing or attempt == CHECK_ATTEMPTS or pause > RETRY_AFTER_MAX or time.monotonic() + pause > kind.until:
+                    raise
+            self._rest(pause, owed=kind.name == OWED)
 
     def _send(self, index: int, method: str, path: Tuple[object, ...], params: Dict[str, Any], kind: _Kind) -> Answer:
         """One request to one host, its failure as a typed error; a refused ticket is renewed once."""

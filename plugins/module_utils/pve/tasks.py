@@ -232,7 +232,11 @@ class Tasks:
         sent = 0
         while True:
             if sent and still is not None and not still():
-                raise errors.NoLongerWanted("it is not as it was any more")
+                if effect():
+                    return Done(None)
+                changed = errors.NoLongerWanted("it is not as it was any more")
+                changed.lost = True
+                raise changed
             try:
                 upid = self._upid(guest, kind, self._send(call, still))
             except errors.LostWrite:

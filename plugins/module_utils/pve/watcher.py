@@ -32,7 +32,8 @@ BUSY_WEIGHT = 0.02  # of an ended create on a node where others' deletes go firs
 SAMPLES = 16  # durations remembered of each type of task
 PAGE = 500
 PATIENCE = 120.0  # seconds that a node may be silent while one of its tasks is awaited
-LIMITED_MAX = 60.0  # seconds that a server may ask us to wait
+LIMITED_MAX = 60.0  # seconds that a server may ask us to wait at a time
+LIMITED_PATIENCE = 600.0  # the same in a row, while a task is awaited
 HOST_PATIENCE = 30.0  # the same where no API host answers at all
 RUNNING = object()
 
@@ -57,6 +58,7 @@ class _Node:
     looking: bool = False
     list_refused: bool = False
     silent_since: Optional[float] = None
+    limited_since: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ class Watcher:
         node.looked = now
         node.list_refused = node.list_refused or seen.list_refused
         limited = isinstance(seen.problem, errors.RateLimited)
+        node.limited_since = (node.limited_since or now) if limited else None
         node.silent_since = None if seen.problem is None or limited else node.silent_since or now
         done: List[Tuple[Any, object]] = []
         for upid in look.upids:
@@ -170,7 +173,8 @@ class Watcher:
             node.due = self._next(look.node, node)
         if isinstance(seen.problem, errors.RateLimited):
             # The server lives, and says when it wants to be asked again.
-            node.due = now + min(LIMITED_MAX, seen.problem.retry_after or POLL_MAX)
+            wait = now + min(LIMITED_MAX, seen.problem.retry_after or POLL_MAX)
+            node.due = min([wait, *(task.deadline for task in node.tasks.values() if task.deadline is not None)])
         return done
 
     def drop(self, reason: str) -> List[Tuple[Any, Exception]]:
@@ -195,6 +199,8 @@ class Watcher:
         limit = HOST_PATIENCE if isinstance(problem, errors.HostUnreachable) else PATIENCE
         if problem is not None and node.silent_since is not None and now - node.silent_since >= limit:
             return type(problem)(problem.message, problem.status, upid=task.upid.text)
+        if node.limited_since is not None and now - node.limited_since >= LIMITED_PATIENCE and problem is not None:
+            return errors.NodeUnreachable(problem.message, problem.status, upid=task.upid.text)
         if task.deadline is not None and now >= task.deadline:
             return TaskTimeout(
                 "the task still ran after {0:.0f} s; it goes on (raise 'timeout' if it needs longer)".format(
