@@ -33,13 +33,17 @@ def test_answers_are_lost_and_late(seed: int) -> None:
         statuses = list(answer.statuses.values())
         print("\nseed {0}: {1} created, {2} failed, {3} API calls, {4} s".format(
             seed, statuses.count("created"), statuses.count("failed"), answer.result["api_calls"], answer.result["duration"]))
-        # What was lost twice before it arrived is given up; anything else must have been found.
-        assert statuses.count("created") + statuses.count("failed") == GUESTS
-        assert statuses.count("failed") <= GUESTS // 25
+        # What was lost twice before it arrived is given up, and a read that was late three times; anything else must have
+        # been found.
+        given_up = [status for status in statuses if status != "created"]
+        assert set(given_up) <= {"failed", "unreachable"}
+        assert len(given_up) <= GUESTS // 25
         after = state_of(cluster)
         for vmid, status in answer.statuses.items():
             assert len(managed(after[vmid]) - managed(before[vmid])) <= 1
             if status == "created":
                 assert len(managed(after[vmid])) == KEEP
+            elif status == "unreachable":
+                assert "does not answer" in answer.of(vmid)["reason"]
             else:
                 assert "lost" in answer.of(vmid)["reason"] or "does not answer" in answer.of(vmid)["reason"]
