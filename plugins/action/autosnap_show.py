@@ -10,6 +10,7 @@ from typing import Any, Dict, Optional
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.pve.autosnap.plugins.module_utils.text import lines
 
 display = Display()
 
@@ -23,6 +24,6 @@ class ActionModule(ActionBase):
     def run(self, tmp: Optional[str] = None, task_vars: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
         result: Dict[str, Any] = super().run(tmp, task_vars)
         _unused, arguments = self.validate_argument_spec(argument_spec={"text": {"type": "str", "required": True}})
-        display.display(arguments["text"])
+        display.display(lines(arguments["text"]))
         result["changed"] = False
         return result

@@ -35,6 +35,7 @@ import time
 from typing import Any, Dict, Optional
 
 from ansible.plugins.callback import CallbackBase
+from ansible_collections.pve.autosnap.plugins.module_utils.text import one_line
 
 VARIABLE = "AUTOSNAP_PROGRESS"
 DATAGRAM_MAX = 65536
@@ -129,7 +130,7 @@ class Screen:
         """What is so now, within the width of the terminal."""
         host = run["host"] if len(self._runs) > 1 else ""
         text = "{0}: {1}/{2} done, {3} running, {4} waiting, {5} failed{6}".format(
-            _plain(" ".join(part for part in (host, run["job"], run["label"]) if part)), run["done"], run["total"],
+            one_line(" ".join(part for part in (host, run["job"], run["label"]) if part)), run["done"], run["total"],
             run["running"], run["total"] - run["done"] - run["running"], run["failed"], self._rate(run))
         try:
             width = os.get_terminal_size(self._descriptor).columns or 80
@@ -147,7 +148,7 @@ class Screen:
 
     @staticmethod
     def _guest(told: Dict[str, Any], guest: Dict[str, Any]) -> str:
-        return _plain("{0} {1} {2}/{3} {4} {5}: {6}{7}".format(
+        return one_line("{0} {1} {2}/{3} {4} {5}: {6}{7}".format(
             told["host"], " ".join(part for part in (told["job"], told["label"]) if part), guest["done"], told["total"],
             guest["vmid"], guest["name"], guest["status"], " ({0})".format(guest["reason"]) if guest["reason"] else ""))
 
@@ -156,11 +157,6 @@ class Screen:
             os.write(self._descriptor, text.encode(errors="replace"))
         except OSError:
             pass
-
-
-def _plain(text: str) -> str:
-    """Without characters that would move the cursor: names come from the cluster."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _clock(seconds: float) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterable, List, Mapping
 from ansible.errors import AnsibleFilterError
 from ansible_collections.pve.autosnap.plugins.module_utils import arguments
 from ansible_collections.pve.autosnap.plugins.module_utils.policy.health import LEVELS
+from ansible_collections.pve.autosnap.plugins.module_utils.text import cleaned
 
 CRITICAL_MAX = 50
 MESSAGE_MAX = 300
@@ -26,6 +27,7 @@ def digest(
     C(max_run_age) is how long after this run the next one has to have ended, for monitors that must notice when none does.
     C(status) is critical for a failed run, else that of the result, else a warning where something needs a look.
     """
+    result = cleaned(result)
     problems = sorted(_problems(result), key=lambda problem: (-LEVELS.index(problem["level"]), problem["vmid"] or 0))
     failed = bool(result.get("failed"))
     if failed and not any(problem["level"] == "critical" for problem in problems):

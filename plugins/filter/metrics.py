@@ -11,6 +11,7 @@ from typing import Any, Dict, Mapping, Sequence
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.pve.autosnap.plugins.filter.digest import LEVELS, held
+from ansible_collections.pve.autosnap.plugins.module_utils.text import cleaned
 
 try:
     import prometheus_client
@@ -32,6 +33,7 @@ def metrics(result: Mapping[str, Any], digest: Mapping[str, Any], path: str) -> 
         raise AnsibleFilterError(
             "'autosnap_metrics_file' needs the Python library 'prometheus_client' on the control node; install it beside "
             "ansible-core (pip install prometheus_client)")
+    result, digest = cleaned(result), cleaned(digest)
     registry = _Registry(digest["cluster"], digest["job_name"])
     add = registry.add
     add("last_run_timestamp_seconds", "When the last run ended.", digest["time"])

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import datetime
-import html
 import json
 import math
 import pathlib
@@ -17,6 +16,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.pve.autosnap.plugins.filter.digest import held
 from ansible_collections.pve.autosnap.plugins.module_utils.policy.health import human_duration
 from ansible_collections.pve.autosnap.plugins.module_utils.policy.storage_guard import human_size
+from ansible_collections.pve.autosnap.plugins.module_utils.text import cleaned, markdown
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 TEMPLATE = pathlib.Path(__file__).parents[2] / "playbooks" / "templates" / "report.html.j2"
@@ -43,13 +43,14 @@ def report_page(result: Mapping[str, Any], digest: Mapping[str, Any], template: 
 def report_json(result: Mapping[str, Any], digest: Mapping[str, Any]) -> str:
     """The same as JSON: the digest, and the module's result as it is."""
     kept = ("guests", "storages", "broken", "old_foreign", "unmatched", "templates", "server_time")
-    return json.dumps({**digest, **{key: result[key] for key in kept if key in result}}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(
+        cleaned({**digest, **{key: result[key] for key in kept if key in result}}), indent=1, ensure_ascii=False) + "\n"
 
 
 def report_markdown(result: Mapping[str, Any], digest: Mapping[str, Any]) -> str:
     """The same as Markdown."""
     view = _view(result, digest)
-    parts = ["# {0}: {1}".format(_cell(view["title"]), view["status"]), "", _cell(view["message"]), ""]
+    parts = ["# {0}: {1}".format(markdown(view["title"]), view["status"]), "", markdown(view["message"]), ""]
     if view["problems"]:
         parts += ["## Problems", "", *_table(("", "guest", "node", "status", "reason"), [
             (p["level"], "{0} {1}".format(p["vmid"] or "", p["name"]), p["node"], p["status"], p["reason"])
@@ -70,20 +71,13 @@ def report_markdown(result: Mapping[str, Any], digest: Mapping[str, Any]) -> str
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> List[str]:
     lines = [" | ".join(headers), " | ".join("---" for _header in headers)]
-    lines += [" | ".join(_cell(str(cell)) for cell in row) for row in rows]
+    lines += [" | ".join(markdown(str(cell)) for cell in row) for row in rows]
     return ["| {0} |".format(line) for line in lines] + [""]
-
-
-def _cell(text: str) -> str:
-    """Text that is neither table, HTML nor markup."""
-    escaped = html.escape(" ".join(text.split()), quote=False)
-    for character in "\\`*_[]|~":
-        escaped = escaped.replace(character, "\\" + character)
-    return escaped
 
 
 def _view(result: Mapping[str, Any], digest: Mapping[str, Any]) -> Dict[str, Any]:
     """What a template shows: values and places, no markup."""
+    result, digest = cleaned(result), cleaned(digest)
     now = int(result.get("server_time") or digest["time"])
     guests = result.get("guests") or []
     oldest = max([HOUR, *(now - s["snaptime"] for guest in guests for s in guest.get("snapshots") or [] if s["snaptime"] > 0)])

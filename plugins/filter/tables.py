@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 from ansible.errors import AnsibleFilterError
 from ansible_collections.pve.autosnap.plugins.module_utils import arguments
 from ansible_collections.pve.autosnap.plugins.module_utils.policy.storage_guard import human_size
+from ansible_collections.pve.autosnap.plugins.module_utils.text import cleaned, markdown
 
 try:
     import tabulate
@@ -123,7 +124,7 @@ def _table(rows: List[List[str]], headers: List[str], output: str) -> str:
     if output == "html":
         rows = [[html.escape(cell) for cell in row] for row in rows]
     elif output == "markdown":
-        rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+        rows = [[markdown(cell) for cell in row] for row in rows]
     return str(tabulate.tabulate(rows, headers, tablefmt=_TABULATE[output], disable_numparse=True))
 
 
@@ -134,7 +135,7 @@ def _encode(data: Any, output: str) -> str:
 def status_table(result: Mapping[str, Any], output: str = "text") -> str:
     """The snapshots of an C(autosnap_info) result, one row each, in one of FORMATS."""
     ready(output)
-    rows = [row for guest in result.get("guests", []) for row in _status_rows(guest)]
+    rows = [row for guest in cleaned(result.get("guests") or []) for row in _status_rows(guest)]
     if output in ("json", "jsonpretty"):
         return _encode(rows, output)
     headers = ["node", "vmid", "guest", "type", "label", "time", "age", "snapshot", "parent", "ram", "state"]
@@ -180,7 +181,7 @@ def human_age(seconds: int) -> str:
 def run_table(result: Mapping[str, Any], output: str = "text") -> str:
     """What an C(autosnap_snap) or C(autosnap_clean) result did, one row per guest, with reasons where known."""
     ready(output)
-    guests = result.get("guests") or []
+    guests = cleaned(result.get("guests") or [])
     rows = [
         [
             str(guest["vmid"]), guest["name"], guest["node"], guest["status"], guest["snapshot"], guest["consistency"],
@@ -198,7 +199,7 @@ def agent_table(result: Mapping[str, Any], output: str = "text") -> str:
     rows = [
         [str(guest["vmid"]), guest["name"], guest["node"], "running" if guest["running"] else "", guest["status"],
          _wrapped(guest["reason"], output)]
-        for guest in result.get("guests") or []]
+        for guest in cleaned(result.get("guests") or [])]
     return _table(rows, ["VMID", "GUEST", "NODE", "", "AGENT", "REMARK"], output)
 
 
@@ -217,7 +218,7 @@ def _wrapped(text: str, output: str) -> str:
 def reasons_table(result: Mapping[str, Any], output: str = "text") -> str:
     """Why snapshots stay or go, from a result with C(verbosity=full); empty where it has no reasons."""
     ready(output)
-    rows = [row for guest in result.get("guests") or [] if guest.get("kept") is not None for row in _reasons(guest)]
+    rows = [row for guest in cleaned(result.get("guests") or []) if guest.get("kept") is not None for row in _reasons(guest)]
     return _table(rows, ["VMID", "GUEST", "SNAPSHOT", "", "WHY"], output) if rows else ""
 
 
@@ -235,7 +236,7 @@ def storage_table(result: Mapping[str, Any], output: str = "text") -> str:
             row["storage"], "shared" if row["shared"] else row["node"], row["type"], _percent(row["percent"]),
             _size(row["used"]), _size(row["size"]), _size(row["promised"]), "ok" if row["ok"] else "no snapshots",
         ]
-        for row in result.get("storages") or []
+        for row in cleaned(result.get("storages") or [])
     ]
     return _table(rows, ["STORAGE", "NODE", "TYPE", "USED %", "USED", "SIZE", "THIS RUN", "GUARD"], output)
 

@@ -14,6 +14,7 @@ from .arguments import Connection, InputError, connection
 from .jobs import lifeline
 from .jobs.run import Report
 from .pve.errors import PveError
+from .text import cleaned, one_line
 
 
 def run(module: Any, job: Callable[[Connection], Report]) -> None:
@@ -27,25 +28,30 @@ def run(module: Any, job: Callable[[Connection], Report]) -> None:
         _finish(module, report)
     except InputError as error:
         _hide(module, access)
-        module.fail_json(msg=str(error), failure={"code": "input", "message": str(error)})
+        _fail(module, str(error), failure={"code": "input", "message": str(error)})
     except PveError as error:
         _hide(module, access)
-        module.fail_json(msg=error.message, failure=error.failure())
+        _fail(module, error.message, failure=error.failure())
     except Exception as error:
         # The last line of defence: whatever it is, the module ends with an answer and without a secret in it.
         _hide(module, access)
         text = "internal error: {0}: {1}".format(type(error).__name__, str(error)[:200])
-        module.fail_json(
-            msg=text + "; what it had begun goes on, and the next run says what became of it; please report it with the "
+        _fail(
+            module, text + "; what it had begun goes on, and the next run says what became of it; please report it with the "
             "output of -vvv", failure={"code": "internal", "message": text}, exception=traceback.format_exc())
 
 
 def _finish(module: Any, report: Report) -> None:
+    """The boundary behind which no text is foreign any more."""
     for warning in report.warnings:
-        module.warn(warning)
+        module.warn(one_line(warning))
     if report.failed:
-        module.fail_json(msg=report.message, **report.result)
-    module.exit_json(msg=report.message, **report.result)
+        _fail(module, report.message, **report.result)
+    module.exit_json(**cleaned({"msg": report.message, **report.result}))
+
+
+def _fail(module: Any, message: str, **result: Any) -> None:
+    module.fail_json(**cleaned({"msg": message, **result}))
 
 
 def _hide(module: Any, access: Optional[Connection]) -> None:

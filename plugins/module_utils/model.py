@@ -16,6 +16,8 @@ from typing import Optional, Tuple
 
 QEMU = "qemu"
 LXC = "lxc"
+# At the end of a description they mean nothing; any other character there, seen or not, makes it another description.
+BLANKS = " \t\r\n"
 
 
 @dataclass(frozen=True)

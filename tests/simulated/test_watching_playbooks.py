@@ -230,10 +230,49 @@ def test_messages_as_they_are_received(control: Control, sinks: Sinks) -> None:
     assert json.loads(got["/message"])["message"] == hook["text"]
     assert "a&lt;b&gt;&amp;c" in json.loads(got["/slack"])["text"]
     card = json.loads(got["/teams"])["attachments"][0]["content"]
-    assert card["body"][0]["text"] == hook["title"] and card["type"] == "AdaptiveCard"
+    assert card["body"][0]["text"] == messages.unmarked(hook["title"]) and card["type"] == "AdaptiveCard"
     sent = dict(zip((path for _method, path, _body in sinks.requests), sinks.headers))
     assert sent["/"]["Authorization"] == "Bearer " + secret and sent["/message"]["X-Gotify-Key"] == secret
     assert sent["/hook"]["X-Key"] == secret
+
+
+STEERING = "\x1b[2J\x1b[1;1H", "\u202e", "\u2066", "\x9b", "\x00", "\u200b", "\r"
+HOSTILE = (
+    "web\x1b[2J\x1b[1;1H\n\rPLAY RECAP *****\nlocalhost : ok=9\u202egnp.exe\u2066\x9b31m\x00 @channel "
+    "[x](http://evil.example) \ud800")
+
+
+def test_hostile_text_steers_nothing_wherever_it_is_shown(control: Control, sinks: Sinks, tmp_path: pathlib.Path) -> None:
+    """A name, a description and what a command in a guest printed: on a terminal, in files, mails and messages."""
+    rename(control, 102, HOSTILE)
+    control.cluster.pve.vm(104).snapshots["autodaily261101000000"]["description"] = "cv4pve-autosnap\u200b\x1b[31m"
+    hook = tmp_path / "hook"
+    hook.write_text("#!/bin/sh\nprintf 'one\\033[2J\\nPLAY RECAP *\\r\\342\\200\\256\\n'; exit 3\n")
+    hook.chmod(0o755)
+    names = ("health.json", "daily.prom", "page.html", "page.md", "page.json", "table")
+    files = {name: control.directory / name for name in names}
+    notify = {"when": "always", "link": "https://example.com/r", **{
+        name: {"url": sinks.url + "/" + name} for name in ("webhook", "ntfy", "gotify", "slack", "mattermost", "teams")}}
+    shown = [control.run(
+        "pve.autosnap.snap", "-vvv", autosnap_guests="100,102,104", autosnap_hook=str(hook), autosnap_notify=notify,
+        autosnap_health_file=str(files["health.json"]), autosnap_metrics_file=str(files["daily.prom"]))]
+    shown.append(control.run(
+        "pve.autosnap.report", autosnap_guests="@all", autosnap_label=None, autosnap_report_file=str(files["page.html"]),
+        autosnap_report_markdown_file=str(files["page.md"]), autosnap_report_json_file=str(files["page.json"]),
+        autosnap_output_file=str(files["table"])))
+    assert [run.returncode for run in shown] == [2, 0], shown[0].stdout + shown[1].stdout
+    texts = {name: path.read_text() for name, path in files.items()}
+    texts.update({path: body for _method, path, body in sinks.requests})
+    texts.update({"terminal {0}".format(number): run.stdout + run.stderr for number, run in enumerate(shown)})
+    for name, text in texts.items():
+        print("=== {0}\n{1}".format(name, text))
+        decoded = json.dumps(json.loads(text), ensure_ascii=False) if text.startswith("{") else text
+        for steering in STEERING:
+            # A mention is broken by a character that nobody sees, in chats alone.
+            assert steering not in decoded or steering == "\u200b" and name in ("/mattermost", "/teams"), (name, steering)
+        assert not re.search(r"^PLAY RECAP \*\*\*\*\*$|^localhost : ok=9", text, re.MULTILINE), name
+    assert "web?[2J?[1;1H" in texts["page.html"] and "web?[2J?[1;1H" in texts["table"]
+    assert "](http" not in texts["page.md"]
 
 
 @pytest.mark.parametrize(("when", "guests", "told"), [

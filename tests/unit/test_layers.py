@@ -17,11 +17,12 @@ PACKAGE = "ansible_collections.pve.autosnap.plugins.module_utils"
 # What each part may import of the others. ``entry`` ends a module and stands above them all.
 ALLOWED = {
     "model": set(),
+    "text": set(),
     "policy": {"model", "policy"},
     "pve": {"model", "pve"},
     "arguments": {"policy", "pve"},
-    "jobs": {"arguments", "jobs", "model", "policy", "pve"},
-    "entry": {"arguments", "jobs", "pve"},
+    "jobs": {"arguments", "jobs", "model", "policy", "pve", "text"},
+    "entry": {"arguments", "jobs", "pve", "text"},
 }
 FILES = sorted(UTILS.rglob("*.py"))
 

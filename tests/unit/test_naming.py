@@ -148,3 +148,14 @@ def test_the_name_needs_a_letter_first() -> None:
         naming.check_prefix("1auto")
     naming.check_prefix("")
     naming.check_prefix("auto-")
+
+
+@pytest.mark.parametrize(
+    "unseen", ["\u200b", "\u00a0", "\u2060", "\ufeff", "\u2028", "\x00", "\x0b", "\u3164", "\u202e", "\ud800"])
+def test_a_character_that_nobody_sees_makes_it_foreign(unseen: str) -> None:
+    ours, name = recognition(), "autodaily261122021500"
+    assert ours.label_of(snapshot(name, "cv4pve-autosnap \n")) == "daily"
+    for description in ("cv4pve-autosnap" + unseen, unseen + "cv4pve-autosnap", "cv4pve" + unseen + "-autosnap"):
+        assert ours.label_of(snapshot(name, description)) is None
+    for other in ("auto" + unseen + "daily261122021500", "autodaily" + unseen + "261122021500", name + unseen):
+        assert ours.label_of(snapshot(other)) is None

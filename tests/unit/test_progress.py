@@ -119,8 +119,8 @@ WEB = {"vmid": 100, "name": "web\x1b[2J1", "status": "failed", "reason": "no\nsp
 
 def test_a_log_gets_one_line_for_each_guest() -> None:
     text = shown(False, message("running", 0), message("running", 2, WEB, {**WEB, "vmid": 101, "done": 2}), message("end", 2))
-    assert text == ("pve7 snap daily 1/200 100 web?[2J1: failed (no?space)\n"
-                    "pve7 snap daily 2/200 101 web?[2J1: failed (no?space)\n")
+    assert text == ("pve7 snap daily 1/200 100 web?[2J1: failed (no space)\n"
+                    "pve7 snap daily 2/200 101 web?[2J1: failed (no space)\n")
 
 
 def test_a_terminal_gets_one_line_that_is_kept_up_to_date() -> None:

@@ -16,6 +16,7 @@ from ..model import LXC, QEMU, AgentOption, Guest
 from ..pve import errors
 from ..pve.cluster import Cluster
 from ..pve.session import Session
+from ..text import one_line
 from . import outcome
 from .reading import GuestState, in_parallel, read_situation
 from .run import Report
@@ -46,7 +47,7 @@ class AgentPlan:
 
     def line(self, text: str) -> str:
         """The VM with a value of its option."""
-        return "{0} {1}: agent {2}\n".format(self.guest.vmid, self.guest.name or "", text or "not set")
+        return one_line("{0} {1}: agent {2}".format(self.guest.vmid, self.guest.name or "", text or "not set")) + "\n"
 
     @property
     def end(self) -> str:

@@ -21,6 +21,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional
 
 from ..model import LXC, Guest
 from ..pve.credentials import HIDDEN
+from ..text import one_line
 from .ending import Owed, nothing_owed
 
 OUTPUT_MAX = 1024  # bytes of one call's output in the result
@@ -129,7 +130,7 @@ class Hooks:
             "AUTOSNAP_ERROR": hidden(event.error, self._secrets),
             "AUTOSNAP_HOST": self._host,
         })
-        return variables
+        return {name: one_line(value) for name, value in variables.items()}
 
     def _execute(self, path: str, event: Event) -> Any:
         """Exit code and output; no code when it could not run or had to be killed."""

@@ -15,6 +15,7 @@ from ..arguments import Target
 from ..model import Guest
 from ..policy.consistency import Consistency
 from ..pve import errors
+from ..text import one_line
 from .plan import GuestPlan, Plan
 from .reading import Situation
 
@@ -257,7 +258,7 @@ def _diff(outcomes: Sequence[Outcome]) -> Dict[str, str]:
     for outcome in outcomes:
         names = sorted((s.snaptime, s.name) for s in outcome.plan.state.snapshots.snapshots)
         for _time, name in names:
-            line = "{0} {1}".format(outcome.guest.vmid, name)
+            line = one_line("{0} {1}".format(outcome.guest.vmid, name))
             before.append(line)
             if name not in outcome.pruned and name not in outcome.repaired:
                 after.append(line)

@@ -103,7 +103,8 @@ def _run(
         outcomes = _show(plan, crew, job.name)
     else:
         outcomes = _carry_out(plan, crew, job, troubles)
-    warnings = outcome.run_warnings(outcomes, plan, situation) + _unfinished_warnings(unfinished) + troubles
+    warnings = [
+        *outcome.run_warnings(outcomes, plan, situation), *_unfinished_warnings(unfinished), *state.warnings, *troubles]
     stopped = ending.reason() if ending.signal else None
     verdict = outcome.judge(outcomes, situation, job.target, job.limits.fail_on, crew.fatal, stopped)
     extra: Dict[str, Any] = {

@@ -18,7 +18,7 @@ import re
 from dataclasses import dataclass
 from typing import Callable, Dict, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple
 
-from ..model import Snapshot
+from ..model import BLANKS, Snapshot
 
 DEFAULT_FORMAT = "yyMMddHHmmss"
 LEGACY_MARKERS = ("cv4pve-autosnap", "eve4pve-autosnap")
@@ -356,7 +356,7 @@ class Recognition:
         """
         if not self.marked(snapshot.description) or not snapshot.name.startswith(self.prefix):
             return None
-        if len(snapshot.name) > NAME_MAX:
+        if len(snapshot.name) > NAME_MAX or not NAME_CHARACTERS.match(snapshot.name):
             return None
         rest = snapshot.name[len(self.prefix):]
         for cut in range(1, len(rest)):
@@ -366,8 +366,8 @@ class Recognition:
 
     def marked(self, description: str) -> bool:
         """True for a marker alone, or a marker line followed by one line ``autosnap: {...}``."""
-        lines = description.rstrip().split("\n")
-        if lines[0].rstrip() not in self.markers:
+        lines = description.rstrip(BLANKS).split("\n")
+        if lines[0].rstrip(BLANKS) not in self.markers:
             return False
         return len(lines) == 1 or (
             len(lines) == 2 and lines[1].startswith("autosnap: {") and lines[1].endswith("}"))

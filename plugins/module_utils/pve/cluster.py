@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from ..model import LXC, AgentOption, Disk, Guest, GuestConfig, Node, Snapshot, SnapshotList, Storage
+from ..model import BLANKS, LXC, AgentOption, Disk, Guest, GuestConfig, Node, Snapshot, SnapshotList, Storage
 from . import errors
 from .session import Session
 
@@ -258,7 +258,7 @@ def _snapshots(data: List[Dict[str, Any]]) -> SnapshotList:
         found[name] = Snapshot(
             name=name,
             snaptime=time if time is not None and 0 <= time <= TIME_MAX else 0,
-            description=(_text(item.get("description")) or "").rstrip(),
+            description=(_text(item.get("description")) or "").rstrip(BLANKS),
             parent=_text(item.get("parent")),
             snapstate=_text(item.get("snapstate")),
             vmstate=_flag(item.get("vmstate")),

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Generator, List, Mapping, Optional, Set, Tuple
 
-from ..model import LXC, Guest, Snapshot
+from ..model import BLANKS, LXC, Guest, Snapshot
 from . import errors
 from .cluster import Cluster
 from .session import Session
@@ -145,7 +145,7 @@ class Tasks:
         def made() -> bool:
             snapshot = self._find(guest, name)
             return snapshot is not None and not snapshot.snapstate and (
-                snapshot.description == description.rstrip() and snapshot.snaptime >= began - CLOCK_SKEW)
+                snapshot.description == description.rstrip(BLANKS) and snapshot.snaptime >= began - CLOCK_SKEW)
 
         kind = "vzsnapshot" if guest.type == LXC else "qmsnapshot"
         return (yield from self._run(guest, name, kind, ("post", path, params), made, errors.CLASH, timeout, started))
