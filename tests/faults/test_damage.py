@@ -132,3 +132,18 @@ def test_a_run_that_works_is_no_damage() -> None:
         assert path.exists() and not list(state.glob("*.damaged")) and "state_dir" not in second.warnings
         finish(first)
         assert not list(state.glob("*.run"))
+
+
+def test_two_runs_of_one_control_node_in_the_same_second() -> None:
+    """The second waits for each guest, reads it again, and finds what the first one made; here the hour is the second."""
+    with Running(site()) as cluster:
+        before = state_of(cluster)
+        runs = [start(cluster, timestamp_format="yyMMddHH", lock_timeout="60s") for _number in range(2)]
+        answers = [finish(run) for run in runs]
+        for answer in answers:
+            check(cluster, before, answer)
+            assert answer.status == 0, answer.result["msg"]
+        # Where one began in another hour, both made theirs.
+        for vmid in IDS:
+            new = set(state_of(cluster)[vmid]) - set(before[vmid])
+            assert [answer.statuses[vmid] for answer in answers].count("created") == len(new) >= 1

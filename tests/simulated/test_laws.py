@@ -8,6 +8,7 @@ from __future__ import annotations
 import pathlib
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -291,7 +292,8 @@ def test_law_5_costs_one_call_for_each_delete() -> None:
     with Running(world(guest(100, snapshots=daily(6)))) as cluster:
         run_clean(cluster, keep=1)
         lists = [path for method, path, *_rest in cluster.pve.log if method == "GET" and path.endswith("/100/snapshot")]
-        assert len(lists) == 1 + 5
+        # The first tells what is to be done, the last what the guest holds in the end.
+        assert len(lists) == 1 + 5 + 1
 
 
 def test_law_6_deletes_are_never_forced() -> None:
@@ -451,19 +453,61 @@ def test_law_8_a_lost_delete_is_found_not_repeated() -> None:
         assert len(names(cluster, 100)) == 2
 
 
-def test_law_8_already_used_without_a_lost_post_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another run made a snapshot of the same name meanwhile: it is not ours."""
+@pytest.mark.parametrize(("others", "status"), [
+    ({"description": "cv4pve-autosnap"}, "unchanged"), ({"description": "by hand"}, "created"),
+    ({"description": "cv4pve-autosnap", "snapstate": "prepare"}, "created"),
+    ({"description": "cv4pve-autosnap", "snaptime": 0}, "created")])
+def test_law_8_already_used_without_a_lost_post_is_no_success(
+    others: dict[str, Any], status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody takes the name just before the snapshot is made: another run's is enough, and nobody's else is ours."""
+    with Running(world(guest(100, snapshots=daily(3)))) as cluster:
+        original, taken = acting.GuestRun._take, []
+
+        def overtaken(self: Any, name: str) -> Any:
+            if not taken:
+                cluster.pve.guest(100).snapshots[name] = {"snaptime": int(time.time()), **others}
+                taken.append(name)
+            return (yield from original(self, name))
+
+        monkeypatch.setattr(acting.GuestRun, "_take", overtaken)
+        report = run_snap(cluster, keep=3)
+        found = entry(report, 100)
+        assert found["status"] == status and not report.failed
+        if status == "unchanged":
+            assert found["snapshot"] == "" and found["reason"] == "another run made {0} just now".format(taken[0])
+            assert len(names(cluster, 100)) == 4
+        else:
+            assert found["snapshot"] != taken[0] and found["snapshot"] in names(cluster, 100)
+            assert taken[0] in names(cluster, 100) and len(found["pruned"]) == 1
+
+
+def test_others_who_take_every_name_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     with Running(world(guest(100))) as cluster:
         original = acting.GuestRun._take
 
         def overtaken(self: Any, name: str) -> Any:
-            cluster.pve.guest(100).snapshots[name] = {"snaptime": int(time.time()), "description": "cv4pve-autosnap"}
+            cluster.pve.guest(100).snapshots[name] = {"snaptime": int(time.time()), "description": "by hand"}
             return (yield from original(self, name))
 
         monkeypatch.setattr(acting.GuestRun, "_take", overtaken)
         report = run_snap(cluster)
-        assert entry(report, 100)["status"] == "failed"
-        assert "already used" in entry(report, 100)["reason"]
+        assert entry(report, 100)["status"] == "failed" and "others take each name" in entry(report, 100)["reason"]
+
+
+def test_two_runs_of_a_label_in_the_same_second(tmp_path: pathlib.Path) -> None:
+    """Of two control nodes, which see nothing of each other but what the cluster shows."""
+    with Running(world(*(guest(number) for number in range(100, 106)), create_seconds=1)) as cluster:
+        with ThreadPoolExecutor(2) as pool:
+            now = int(time.time())
+            runs = [pool.submit(run_snap, cluster, now=now, state_dir=str(tmp_path / str(number)), max_parallel=2)
+                    for number in range(2)]
+            reports = [run.result() for run in runs]
+        assert not any(report.failed for report in reports), [report.message for report in reports]
+        statuses = [{item["vmid"]: item["status"] for item in report.result["guests"]} for report in reports]
+        for vmid in range(100, 106):
+            assert sorted(of[vmid] for of in statuses) == ["created", "unchanged"]
+            assert len(names(cluster, vmid)) == 1
 
 
 @pytest.mark.parametrize("reason", ["got no worker upid - start worker failed"])

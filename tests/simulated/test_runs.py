@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -815,3 +816,107 @@ def test_who_made_a_snapshot_stands_in_its_description_and_it_counts_as_any_othe
 def test_who_made_it_is_a_short_line(made_by: dict[str, Any]) -> None:
     with Running(world(guest(100))) as cluster, pytest.raises(InputError, match="option 'made_by'"):
         run_snap(cluster, made_by=made_by)
+
+
+@pytest.mark.parametrize(("text", "kind"), [
+    ("unexpected status", "qemu"), ("Connection refused", "qemu"), ("Connection refused", "lxc"),
+    ("VM 100 qmp command 'query-savevm' failed - client closed connection", "qemu")])
+def test_a_create_that_leaves_its_lock_says_so_whatever_it_ended_with(text: str, kind: str) -> None:
+    with Running(world(guest(100, type=kind, snapshots=daily(3)), guest(101))) as cluster:
+        cluster.pve.half_creates[100] = text
+        report = run_snap(cluster, keep=3)
+        found = entry(report, 100)
+        command = "pct" if kind == "lxc" else "qm"
+        assert found["status"] == "failed"
+        assert found["reason"].startswith("needs unlock: run '{0} unlock 100' as root on node pve1; create: ".format(command))
+        assert text in found["reason"]
+        [broken] = report.result["broken"]
+        assert (broken["vmid"], broken["lock"], broken["snapstate"]) == (100, "snapshot", "prepare")
+        assert [held["count"] for held in found["held"]] == [3] and entry(report, 101)["status"] == "created"
+
+
+@pytest.mark.parametrize("kind", ["qemu", "lxc"])
+def test_a_delete_that_breaks_is_among_the_broken_of_the_same_run(kind: str) -> None:
+    with Running(world(guest(100, type=kind, half_deletes=True, snapshots=daily(3)))) as cluster:
+        report = run_clean(cluster, keep=1)
+        [broken] = report.result["broken"]
+        assert (broken["vmid"], broken["snapshot"], broken["snapstate"]) == (100, names(cluster, 100)[0], "delete")
+        assert [held["count"] for held in entry(report, 100)["held"]] == [2]
+
+
+@pytest.mark.parametrize("repair", ["report", "retry"])
+def test_clean_tells_of_an_interrupted_guest_though_it_has_nothing_to_prune(repair: str) -> None:
+    """As a lost node leaves it: the lock is there, and no task works on it."""
+    half = {"name": "autodaily261101000000", "age": 5000, "description": "cv4pve-autosnap", "snapstate": "delete"}
+    with Running(world(guest(100, lock="snapshot-delete", snapshots=[*daily(2), half]), guest(101))) as cluster:
+        report = run_clean(cluster, keep=5, repair=repair, lock_timeout="1s")
+        assert report.failed and entry(report, 101)["status"] == "unchanged"
+        assert entry(report, 100)["status"] == "failed"
+        assert "needs unlock: run 'qm unlock 100' as root on node pve1" in entry(report, 100)["reason"]
+        assert [broken["snapshot"] for broken in report.result["broken"]] == [half["name"]]
+        assert any("autodaily261101000000 is broken (delete)" in warning for warning in report.warnings)
+        assert not writes(cluster)
+
+
+def test_clean_leaves_a_guest_alone_on_which_somebody_works() -> None:
+    half = {"name": "autodaily261101000000", "age": 50, "description": "cv4pve-autosnap", "snapstate": "prepare"}
+    with Running(world(guest(100, lock="snapshot", snapshots=[*daily(2), half]))) as cluster:
+        report = run_clean(cluster, keep=5)
+        assert not report.failed and entry(report, 100)["status"] == "unchanged"
+        assert report.result["broken"] == [] and not report.warnings
+
+
+@pytest.mark.parametrize("name", ["snap", "clean", "info"])
+def test_what_has_just_been_begun_is_not_called_broken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another control node begins a snapshot between the reading of the lock and that of the list."""
+    with Running(world(guest(100, snapshots=daily(2)))) as cluster:
+        one, original, begun = cluster.pve.guest(100), Cluster.snapshots, "autodaily261101000000"
+
+        def end() -> None:
+            one.snapshots[begun].pop("snapstate")
+            cluster.pve.set_lock(one, None)
+
+        def overtaken(self: Cluster, of: Guest) -> Any:
+            if begun not in one.snapshots:
+                cluster.pve.set_lock(one, "snapshot")
+                one.snapshots[begun] = {
+                    "snaptime": int(time.time()), "description": "cv4pve-autosnap", "snapstate": "prepare"}
+                threading.Timer(0.5, end).start()
+            return original(self, of)
+
+        monkeypatch.setattr(Cluster, "snapshots", overtaken)
+        report = {"snap": run_snap, "clean": run_clean, "info": run_info}[name](
+            cluster, **{} if name == "info" else {"keep": 5, "lock_timeout": "20s"})
+        assert report.result["broken"] == [] and not report.failed
+        assert not any("broken" in warning for warning in report.warnings)
+
+
+def test_what_is_held_is_what_the_guest_has_in_the_end() -> None:
+    """One delete fails, one snapshot is edited and one removed by somebody in mid-run."""
+    with Running(world(guest(100, snapshots=[*daily(5), *daily(2, "weekly")]))) as cluster:
+        one = cluster.pve.guest(100)
+        first, second, third, fourth, _fifth = [name for name in names(cluster, 100) if "daily" in name]
+        cluster.pve.delete_seconds = 0.5
+        cluster.pve.task_errors[(100, "qmdelsnapshot")] = ["", "storage is full"]
+
+        def meddle() -> None:
+            one.snapshots[fourth]["description"] = "mine now"
+            cluster.pve.drop_snapshot(one, third)
+
+        cluster.when_written(meddle)
+        report = run_clean(cluster, keep=3, label=["daily", "weekly"])
+        listed = {s["label"]: s for s in entry(run_info(cluster), 100)["snapshots"]}
+        counts = {label: sum(1 for s in entry(run_info(cluster), 100)["snapshots"] if s["label"] == label) for label in listed}
+        assert {held["label"]: held["count"] for held in entry(report, 100)["held"]} == counts
+        assert {held["label"]: held["newest"] for held in entry(report, 100)["held"]} == {
+            label: max(s["snaptime"] for s in entry(run_info(cluster), 100)["snapshots"] if s["label"] == label)
+            for label in counts}
+        assert first not in names(cluster, 100) or second in names(cluster, 100)
+
+
+@pytest.mark.parametrize("offset", [0, 3, -3600])
+def test_the_newest_that_is_held_has_the_server_s_time(offset: int) -> None:
+    with Running(world(guest(100, snapshots=daily(2)), nodes={"pve1": {"clock_offset": offset}}, create_seconds=1.2)) as cluster:
+        found = entry(run_snap(cluster, keep=5), 100)
+        newest = max(values["snaptime"] for name, values in cluster.pve.guest(100).snapshots.items() if name.startswith("auto"))
+        assert found["held"] == [{"label": "daily", "count": 3, "newest": newest}]

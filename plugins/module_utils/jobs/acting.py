@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Generator, List, Optional, Sequence, Tuple
 
 from ..arguments import RunLimits
-from ..model import LXC, Guest, Snapshot
+from ..model import LXC, Guest, Snapshot, SnapshotList
 from ..policy import consistency, storage_guard
 from ..policy.retention import believable
 from ..pve import errors
@@ -23,8 +24,9 @@ from ..pve.tasks import Done, Tasks, TaskTimeout
 from .guest_commands import POST, PRE, CommandRunner
 from .hooks import Event, Hooks
 from .outcome import Outcome
-from .plan import HIBERNATED, SNAPSHOT_LOCKS, GuestPlan, Retainer, broken_entry, pruned
+from .plan import HIBERNATED, GuestPlan, Retainer, broken_entry, needs_unlock, pruned
 from .progress import Progress
+from .reading import SNAPSHOT_LOCKS
 from .state import State
 from .workers import CREATE, DELETE, Bounds, Dropped, Later, Slot, Stop, Workers
 
@@ -37,6 +39,7 @@ THREADS = 64  # at the most, where no hook is called: one for each slot, and som
 WAITABLE = frozenset((errors.BUSY, errors.BROKEN_LOCK, errors.CONTENTION))
 STUCK_WAIT = 60.0  # seconds, or lock_timeout, that nothing may change before a lock is called stuck
 CHANGES_MAX = 3  # times that a guest may be another one just before a delete, as where a hook changes it
+NAMES_MAX = 3  # names of a snapshot that others may take just before it is made
 CHANGING = "its snapshots or its lock change again and again just before a delete; nothing more was deleted"
 GONE = "gone: the guest was deleted meanwhile"
 CLAIMED = "another run of this control node works on it"
@@ -158,6 +161,9 @@ class GuestRun:
         self._listed_then: Optional[Tuple[Snapshot, ...]] = None
         self._waited_then = 0.0
         self._fresh = ""
+        self._name = plan.create
+        self._names_taken = 0
+        self._written = False
         self._changed_meanwhile = 0
         self._due: Tuple[Snapshot, ...] = ()
         self._gone: List[str] = []
@@ -194,6 +200,7 @@ class GuestRun:
         self._ended()
 
     def _ended(self) -> None:
+        self._count_what_is_held()
         self.outcome.touch()
         self.outcome.errors += self._troubles
         self.outcome.red = self.outcome.red or bool(self._troubles)
@@ -201,6 +208,22 @@ class GuestRun:
         self._crew.state.ended(self.outcome, unfinished=self.outcome.unseen or untold)
         self._crew.progress.ended(
             self._guest.vmid, self._guest.name or "", self.outcome.status, self.outcome.reason, self.outcome.red)
+
+    def _list(self) -> SnapshotList:
+        """The guest's snapshots as they are now; what it is said to hold is counted in them."""
+        found = self._crew.cluster.snapshots(self._guest)
+        self._written = False
+        self.outcome.held = self._crew.retainer.held(found.snapshots, self._crew.session.clock.now())
+        return found
+
+    def _count_what_is_held(self) -> None:
+        """Where something was written since the guest was read last, it is read once more; unknown where it cannot be."""
+        if not self._written:
+            return
+        self.outcome.held = None
+        if self.outcome.status != "unreachable":
+            with contextlib.suppress(errors.PveError):
+                self._list()
 
     def _steps(self) -> Steps:
         plan = self._plan
@@ -259,7 +282,7 @@ class GuestRun:
 
     def _awaited(self, write: Generator[object, Any, Done]) -> Generator[object, Any, Done]:
         """A write and its end, noted in the record; it stays unseen where only its start is known."""
-        self.outcome.unseen = True
+        self.outcome.unseen = self._written = True
         self._crew.state.sent(self._guest.vmid)
         before = len(self.outcome.upids)
         try:
@@ -273,6 +296,9 @@ class GuestRun:
         except errors.PveError as error:
             self.outcome.unseen = error.uncertain or len(self.outcome.upids) > before
             raise
+        finally:
+            # It may have been looked at while the write was under way.
+            self._written = True
         self.outcome.unseen = False
         return done
 
@@ -281,11 +307,11 @@ class GuestRun:
     def _create(self) -> Generator[object, Any, bool]:
         """Make the snapshot; False when that failed for good, or is not needed any more, and only what may go
         without it is pruned (law 4)."""
-        name = self._plan.create
         while True:
             yield from self._begin(CREATE)
             if self._waited and self._made_meanwhile():
                 return False
+            name = self._name
             began = time.monotonic()
             veto = self._call_hook("snap-create-pre", name)
             if veto:
@@ -304,7 +330,8 @@ class GuestRun:
                     raise
                 if not self._may_try_again(error):
                     return False
-                yield from self._wait_out(error, error.message)
+                if error.kind != errors.CLASH:
+                    yield from self._wait_out(error, error.message)
             except Exception:
                 self._call_hook("snap-create-abort", name, error="internal error", began=began)
                 raise
@@ -312,7 +339,7 @@ class GuestRun:
                 break
         self._call_hook("snap-create-post", name, upid=done.upid, began=began)
         self.outcome.snapshot = name
-        self.outcome.made_at = int(self._crew.session.clock.now())
+        made_at = self._crew.session.clock.now()
         if done.warning:
             self.outcome.warnings.append("create {0}: {1}".format(name, done.warning))
         self.outcome.finish("created")
@@ -320,7 +347,7 @@ class GuestRun:
         self.outcome.finish("created", "; ".join(self._troubles), red=bool(self._troubles))
         self._troubles = []
         self._waited, self._pause = 0.0, LOCK_POLL
-        self._created = Snapshot(name, self.outcome.made_at, self._crew.retainer.recognition.written) if good else None
+        self._created = Snapshot(name, made_at, self._crew.retainer.recognition.written) if good else None
         return good
 
     def _judge_consistency(self, upid: Optional[str]) -> Generator[object, Any, bool]:
@@ -353,7 +380,7 @@ class GuestRun:
         """A VM that has been started must not pass for a stopped one: that is worth a call. One that has been stopped
         is as good as frozen, and a shared look now and then will do."""
         if not before:
-            return self._crew.cluster.snapshots(self._guest).running
+            return self._list().running
         found = self._crew.live.guest(self._guest.vmid, age=STATUS_AGE)
         return before if found is None or found.unknown else found.status == "running"
 
@@ -402,16 +429,33 @@ class GuestRun:
             (self.outcome.warnings if self._crew.commands.on_error == "continue" else self._troubles).append(problem)
 
     def _made_meanwhile(self) -> bool:
-        """After a wait, in which another run may have taken the snapshot: whether ``min_interval`` needs none now.
+        """Whether none is needed now, since another run made the snapshot: one of this name, or what ``min_interval`` asks
+        for. Where somebody else has the name, the next free one is taken.
 
         What cannot be read does not count: the create shows what is wrong.
         """
         try:
-            listed = self._crew.cluster.snapshots(self._guest).snapshots
+            listed = self._list().snapshots
         except errors.PveError:
             return False
-        self._fresh = self._crew.fresh_enough(listed, self._crew.session.clock.now())
+        now = self._crew.session.clock.now()
+        taken = next((snapshot for snapshot in listed if snapshot.name == self._name), None)
+        # One that our own lost write made is found by the create (law 8).
+        if taken is not None and not self._crew.tasks.lost(self._guest, self._name):
+            recognition = self._crew.retainer.recognition
+            if recognition.label_of(taken) == self._plan.label and not taken.snapstate and believable(taken, now):
+                self._fresh = "another run made {0} just now".format(taken.name)
+                return True
+            self._take_another_name([snapshot.name for snapshot in listed])
+        self._fresh = self._crew.fresh_enough(listed, now)
         return bool(self._fresh)
+
+    def _take_another_name(self, taken: Sequence[str]) -> None:
+        name = self._crew.retainer.recognition.free_name(self._plan.label, self._plan.time, taken)
+        self._names_taken += 1
+        if name is None or self._names_taken > NAMES_MAX:
+            raise Finished("failed", "others take each name of the snapshot just before it is made; run again later")
+        self._name = name
 
     def _take(self, name: str) -> Generator[object, Any, Done]:
         """Create; on a guest that moved meanwhile, once more on its new node (api-facts 5.4)."""
@@ -459,10 +503,17 @@ class GuestRun:
         self._guest = replace(self._guest, node=found.node, lock=found.lock)
 
     def _may_try_again(self, error: errors.PveError) -> bool:
-        """After a create that failed: True to wait for a lock, False to prune what may go without it (law 4).
+        """After a create that failed: True to try again, after a lock or under another name; False to prune what may go
+        without it (law 4).
 
         Raises Finished where neither makes sense, and errors that end the run.
         """
+        if error.kind == errors.CLASH and not error.uncertain:
+            before = self._name
+            if self._made_meanwhile():
+                return False
+            if self._name != before:
+                return True
         # A node that fell silent while the task ran may have answered with the text of a lock: that is no refusal.
         waitable = error.kind in WAITABLE and not isinstance(error, errors.NodeUnreachable)
         if waitable and self._crew.limits.locked == "wait":
@@ -475,12 +526,14 @@ class GuestRun:
             raise Finished("skipped", "template")
         if error.kind == errors.MOVED:
             self._still_there()
-        if errors.is_fatal(error) or not isinstance(error, errors.TaskFailed):
+        if not isinstance(error, (errors.TaskFailed, errors.LostWrite)):
+            raise error
+        if self._left_locked(self._name):
+            raise Finished("failed", "{0}; create: {1}".format(needs_unlock(self._guest), error.message))
+        if errors.is_fatal(error) or isinstance(error, errors.LostWrite):
             raise error
         if waitable:
             raise Finished("failed", error.message)
-        if error.kind == errors.UNKNOWN_RESULT and self._left_locked(self._plan.create):
-            raise Finished("failed", "{0}; create: {1}".format(needs_unlock(self._guest), error.message))
         self.outcome.finish("failed", error.message)
         return False
 
@@ -514,7 +567,7 @@ class GuestRun:
     def _note_list(self) -> None:
         """What the guest's snapshots are when a snapshot lock is met; who works on them changes them."""
         if self._listed_then is None:
-            self._listed_then = self._crew.cluster.snapshots(self._guest).snapshots
+            self._listed_then = self._list().snapshots
             self._waited_then = self._waited
 
     def _wait(self, reason: str) -> Steps:
@@ -557,7 +610,7 @@ class GuestRun:
             return False
         if not self._crew.tasks.idle(self._guest):
             return False
-        return set(self._crew.cluster.snapshots(self._guest).snapshots) == set(self._listed_then)
+        return set(self._list().snapshots) == set(self._listed_then)
 
     # ----------------------------------------------------------------- prune
 
@@ -602,7 +655,7 @@ class GuestRun:
 
     def _agreed(self) -> Tuple[Snapshot, ...]:
         """Law 5: what the plan and a plan made of a fresh list both prune."""
-        listed = self._crew.cluster.snapshots(self._guest).snapshots
+        listed = self._list().snapshots
         created = self._created
         if created is not None:
             created = next((s for s in listed if s.name == created.name and not s.snapstate), None)
@@ -670,8 +723,7 @@ class GuestRun:
         """
         self._call_hook("snap-remove-abort", snapshot.name, error=error.message, began=began)
         if error.lost and not snapshot.snapstate:
-            listed = self._crew.cluster.snapshots(self._guest).snapshots
-            if any(other.name == snapshot.name and other.snapstate for other in listed):
+            if any(other.name == snapshot.name and other.snapstate for other in self._list().snapshots):
                 text = "delete {0}: its answer was lost, and the snapshot is half deleted".format(snapshot.name)
                 locked = self._left_locked(snapshot.name)
                 raise Finished("failed", "{0}; {1}".format(needs_unlock(self._guest), text) if locked else text)
@@ -735,14 +787,15 @@ class GuestRun:
     def _left_locked(self, name: str) -> bool:
         """True when a snapshot stands half made or half deleted under a lock, and no visible task works on it.
 
-        False where that cannot be read: what failed then counts.
+        It is noted as broken, with a lock or without. False where that cannot be read: what failed then counts.
         """
         try:
-            listed = self._crew.cluster.snapshots(self._guest).snapshots
-            half = any(s.name == name and s.snapstate for s in listed)
-            return (
-                half and self._crew.cluster.config(self._guest).lock in SNAPSHOT_LOCKS
-                and self._crew.tasks.idle(self._guest))
+            half = [snapshot for snapshot in self._list().snapshots if snapshot.name == name and snapshot.snapstate]
+            if not half or not self._crew.tasks.idle(self._guest):
+                return False
+            left = replace(self._guest, lock=self._crew.cluster.config(self._guest).lock)
+            self._crew.broken.append(broken_entry(left, half[0], self._crew.session.clock.now()))
+            return left.lock in SNAPSHOT_LOCKS
         except errors.Interrupted:
             return False
         except errors.PveError as error:
@@ -760,7 +813,7 @@ class GuestRun:
         self._guest = replace(self._guest, lock=self._crew.cluster.config(self._guest).lock)
         if self._guest.lock:
             return ()
-        listed = {_identity(s) for s in self._crew.cluster.snapshots(self._guest).snapshots}
+        listed = {_identity(s) for s in self._list().snapshots}
         return tuple(s for s in self._plan.repairs if _identity(s) in listed)
 
     # ----------------------------------------------------------------- hooks
@@ -783,12 +836,6 @@ class GuestRun:
 def _identity(snapshot: Snapshot) -> Tuple[object, ...]:
     """What makes it the same snapshot in two lists; its parent is another one when a snapshot between them went."""
     return snapshot.name, snapshot.snaptime, snapshot.description, snapshot.snapstate
-
-
-def needs_unlock(guest: Guest) -> str:
-    """What a person with root must do about a lock that nobody holds (api-facts 2.3)."""
-    command = "pct" if guest.type == LXC else "qm"
-    return "needs unlock: run '{0} unlock {1}' as root on node {2}".format(command, guest.vmid, guest.node)
 
 
 def act(crew: Crew, plans: Tuple[GuestPlan, ...]) -> List[Outcome]:

@@ -20,11 +20,10 @@ from ..pve.cluster import Cluster
 from ..pve.session import Session
 from ..pve.tasks import SUCCESS, Tasks
 from . import outcome
-from .plan import SNAPSHOT_LOCKS, Retainer, broken_entry, pruned
+from .plan import Retainer, broken_entry, pruned
 from .reading import GuestState, Situation, in_parallel, read_situation
 from .run import Report
 
-UNSEEN_WORK = 3600  # seconds that a task which cannot be seen may still take
 Verdicts = Dict[int, List[health.Verdict]]
 
 
@@ -35,7 +34,7 @@ def info(settings: InfoSettings, session: Session) -> Report:
     tasks = Tasks(session, cluster)
     terms = [term for expectation in settings.expect for term in expectation.terms or ()]
     situation = read_situation(session, cluster, settings.target, with_config=False, more_terms=terms)
-    found = _sort(situation, settings, tasks)
+    found = _sort(situation, settings)
     verdicts, unmet = _verdicts(situation, settings, found)
     _name_failed_tasks(verdicts, situation, tasks)
     guests = [_entry(state, situation, settings, verdicts, found) for state in situation.states]
@@ -78,31 +77,12 @@ def info(settings: InfoSettings, session: Session) -> Report:
     return Report(result, bool(problems), message, tuple(_warnings(guests, unmatched, situation, suspect)))
 
 
-def _sort(situation: Situation, settings: InfoSettings, tasks: Tasks) -> Dict[int, Sorted]:
-    """The snapshots of each guest that was read, told apart. One call for each that has an unfinished one under a lock."""
-    read = [state for state in situation.states if state.problem is None]
-    doubtful = [
-        state for state in read
-        if state.guest.lock in SNAPSHOT_LOCKS and any(snapshot.snapstate for snapshot in state.snapshots.snapshots)]
-    working = {
-        state.guest.vmid for state, (_upid, result) in zip(
-            doubtful, in_parallel(lambda state: tasks.newest(state.guest), doubtful))
-        if _at_work(state, result, situation.server_time)}
+def _sort(situation: Situation, settings: InfoSettings) -> Dict[int, Sorted]:
+    """The snapshots of each guest that was read, told apart."""
     return {
         state.guest.vmid: sort_snapshots(
-            state.snapshots.snapshots, settings.target.recognition, situation.server_time, state.guest.vmid in working)
-        for state in read}
-
-
-def _at_work(state: GuestState, result: str, server_time: int) -> bool:
-    """Whether a task still works on what is unfinished under the lock of a snapshot; ``result`` is that of the last one.
-
-    Without a task that can be seen, it does for as long as a task may well take.
-    """
-    if result in ("", "running") or SUCCESS.match(result):
-        newest = max(snapshot.snaptime for snapshot in state.snapshots.snapshots if snapshot.snapstate)
-        return result == "running" or server_time - newest < UNSEEN_WORK
-    return False
+            state.snapshots.snapshots, settings.target.recognition, situation.server_time, state.working)
+        for state in situation.states if state.problem is None}
 
 
 def _verdicts(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..arguments import Target
-from ..model import Guest
+from ..model import Guest, Snapshot
 from ..policy.consistency import Consistency
 from ..pve import errors
 from ..text import one_line
-from .plan import GuestPlan, Plan
+from .plan import GuestPlan, Held, Plan
 from .reading import Situation
 
 STATUSES = ("created", "pruned", "unchanged", "skipped", "deferred", "failed", "timeout", "unreachable")
@@ -31,8 +31,8 @@ NOT_DELETED = "no rule keeps it, but it was not deleted in this run"
 class Outcome:
     """One guest's part of the result, filled while the run goes on. Times are monotonic seconds.
 
-    ``unseen`` while a write was sent whose end is not known; ``made_at`` is the ``snaptime`` of what was made, Unix seconds.
-    ``consistency`` is None where no snapshot was made, or it is not known yet.
+    ``unseen`` while a write was sent whose end is not known. ``held`` is what the guest has in the end, None where that is
+    not known. ``consistency`` is None where no snapshot was made, or it is not known yet.
     """
 
     plan: GuestPlan
@@ -40,7 +40,6 @@ class Outcome:
     reason: str = ""
     red: bool = False
     snapshot: str = ""
-    made_at: int = 0
     consistency: Optional[Consistency] = None
     pruned: List[str] = field(default_factory=list)
     repaired: List[str] = field(default_factory=list)
@@ -50,6 +49,10 @@ class Outcome:
     unseen: bool = False
     began: Optional[float] = None
     ended: Optional[float] = None
+    held: Optional[Tuple[Held, ...]] = None
+
+    def __post_init__(self) -> None:
+        self.held = self.plan.held
 
     @property
     def guest(self) -> Guest:
@@ -93,7 +96,7 @@ class Outcome:
             "pruned": list(self.pruned),
             "repaired": list(self.repaired),
             "upids": self.upids if full else self.upids[-UPIDS_MAX:],
-            "held": self._held(),
+            "held": [] if self.held is None else [found.entry() for found in self.held],
             "duration": round((self.ended or 0.0) - (self.began or 0.0), 1),
             "warnings": self._texts(self.warnings, full),
             "errors": self._texts(self.errors, full),
@@ -101,16 +104,6 @@ class Outcome:
         if full:
             entry["kept"] = self._kept()
         return entry
-
-    def _held(self) -> List[Dict[str, Any]]:
-        """How many whole snapshots of each label the guest has now, and the newest one's time; [] where unknown."""
-        if self.plan.whole is None:
-            return []
-        times: Dict[str, List[int]] = {self.plan.label: [self.made_at]} if self.snapshot else {}
-        for label, snapshot in self.plan.whole:
-            if snapshot.name not in self.pruned:
-                times.setdefault(label, []).append(snapshot.snaptime)
-        return [{"label": label, "count": len(found), "newest": max(found)} for label, found in sorted(times.items())]
 
     def _kept(self) -> List[Dict[str, Any]]:
         """What stays, by the decisions that were carried out, and what stays although they would delete it."""
@@ -136,10 +129,22 @@ def planned(plan: GuestPlan) -> Outcome:
     else:
         outcome.finish("unchanged", plan.reason)
     if plan.create and not plan.prune_first:
-        outcome.snapshot, outcome.made_at, outcome.consistency = plan.create, plan.time, plan.consistency
+        outcome.snapshot, outcome.consistency = plan.create, plan.consistency
     outcome.pruned = [snapshot.name for snapshot in plan.prunes]
     outcome.repaired = [snapshot.name for snapshot in plan.repairs]
+    outcome.held = _foreseen(outcome)
     return outcome
+
+
+def _foreseen(outcome: Outcome) -> Optional[Tuple[Held, ...]]:
+    """What the guest would have."""
+    plan = outcome.plan
+    if plan.held is None:
+        return None
+    left = {held.label: [s for s in held.snapshots if s.name not in outcome.pruned] for held in plan.held}
+    if outcome.snapshot:
+        left.setdefault(plan.label, []).append(Snapshot(plan.create, plan.time))
+    return tuple(Held(label, tuple(snapshots)) for label, snapshots in sorted(left.items()) if snapshots)
 
 
 @dataclass(frozen=True)
@@ -218,9 +223,10 @@ def run_warnings(outcomes: Sequence[Outcome], plan: Plan, situation: Situation) 
 
 
 def result(
-    outcomes: Sequence[Outcome], plan: Plan, situation: Situation, extra: Mapping[str, Any], full: bool, diff: bool
+    outcomes: Sequence[Outcome], plan: Plan, situation: Situation, broke: Sequence[Mapping[str, Any]], extra: Mapping[str, Any],
+    full: bool, diff: bool,
 ) -> Dict[str, Any]:
-    """The result that snap and clean share; ``extra`` has what only the caller knows."""
+    """The result that snap and clean share; ``broke`` is what broke in the run, ``extra`` has what only the caller knows."""
     summary = {"matched": len(outcomes), **{status: 0 for status in STATUSES}}
     for outcome in outcomes:
         summary[outcome.status] += 1
@@ -233,14 +239,19 @@ def result(
             {"term": term.term, "exclude": term.exclude, "reason": term.reason} for term in situation.unmatched],
         "unreadable": list(situation.resources.unreadable),
         "templates": [{"vmid": guest.vmid, "name": guest.name or "", "node": guest.node} for guest in situation.templates],
-        "broken": [
-            entry for entry in plan.broken if not any(
-                outcome.guest.vmid == entry["vmid"] and entry["snapshot"] in outcome.repaired for outcome in outcomes)],
+        "broken": _broken(outcomes, [*plan.broken, *broke]),
         **extra,
     }
     if diff:
         whole["diff"] = _diff(outcomes)
     return whole
+
+
+def _broken(outcomes: Sequence[Outcome], entries: Sequence[Mapping[str, Any]]) -> List[Mapping[str, Any]]:
+    """Each once, as it was seen last, but for those that were repaired."""
+    repaired = {(outcome.guest.vmid, name) for outcome in outcomes for name in outcome.repaired}
+    last = {(entry["vmid"], entry["snapshot"]): entry for entry in entries}
+    return [entry for key, entry in last.items() if key not in repaired]
 
 
 def account(outcomes: Sequence[Outcome]) -> Dict[str, Any]:

@@ -15,16 +15,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Dict, Hashable, List, Optional, Sequence, Tuple
 
 from ..arguments import CleanSettings, RunLimits, SnapSettings
-from ..model import QEMU, Guest, Snapshot, Storage
+from ..model import LXC, QEMU, Guest, Snapshot, Storage
 from ..policy import consistency, storage_guard
 from ..policy.naming import Recognition
 from ..policy.retention import Decision, Retention, Sorted, decide, sort_snapshots
 from ..pve import errors
-from .reading import GuestState, Situation
+from .reading import SNAPSHOT_LOCKS, GuestState, Situation
 
 SERIAL_TYPES = frozenset(("lvm",))  # a lock with a 10 s wait per storage; a lost delete stays locked (api-facts 8)
 SLOW_TYPES = frozenset(("nfs", "cifs"))  # one at a time unless told otherwise: each stalls its guest (api-facts 8)
-SNAPSHOT_LOCKS = frozenset(("snapshot", "snapshot-delete"))
 HIBERNATED = frozenset(("suspended", "suspending"))
 
 
@@ -65,6 +64,26 @@ class Retainer:
         ]
 
 
+    def held(self, snapshots: Sequence[Snapshot], server_time: int) -> Tuple[Held, ...]:
+        """The whole snapshots of the run's labels in a guest's list, by label."""
+        found = sort_snapshots(snapshots, self.recognition, server_time, locked=False).whole
+        return tuple(
+            Held(label, group) for label, group in sorted(found.items()) if self.labels is None or label in self.labels)
+
+
+@dataclass(frozen=True)
+class Held:
+    """The whole snapshots of a label that a guest has."""
+
+    label: str
+    snapshots: Tuple[Snapshot, ...]
+
+    def entry(self) -> Dict[str, Any]:
+        """How many, and the time of the newest as the server has it, Unix seconds."""
+        return {
+            "label": self.label, "count": len(self.snapshots), "newest": max(snapshot.snaptime for snapshot in self.snapshots)}
+
+
 def pruned(decisions: Sequence[Decision]) -> Tuple[Snapshot, ...]:
     """The snapshots that the decisions delete, oldest first."""
     return tuple(sorted((d.snapshot for d in decisions if not d.keep), key=lambda s: (s.snaptime, s.name)))
@@ -76,8 +95,8 @@ class GuestPlan:
 
     ``status`` is set where nothing is to be done. ``decisions`` take the planned snapshot as made;
     ``without_create`` is what may go if it is not (law 4). ``prune_first`` is the storage guard's
-    refusal that pruning may lift. ``whole`` are the whole snapshots of the run's labels, with their label; it is None
-    where they could not be read. ``label`` and ``time`` (Unix seconds) are those of the planned snapshot.
+    refusal that pruning may lift. ``held`` is what the guest had of the run's labels when it was read; None where it could
+    not be. ``label`` and ``time`` (Unix seconds) are those of the planned snapshot.
     ``consistency`` is what the snapshot will be, where that is known before, ``must_freeze`` when one that is not frozen
     is not what was asked for, ``commands`` when commands in the guest go with it.
     """
@@ -101,7 +120,7 @@ class GuestPlan:
     storages: Tuple[Hashable, ...] = ()
     serial: Tuple[Hashable, ...] = ()
     warnings: Tuple[str, ...] = ()
-    whole: Optional[Tuple[Tuple[str, Snapshot], ...]] = None
+    held: Optional[Tuple[Held, ...]] = None
 
     @property
     def guest(self) -> Guest:
@@ -245,10 +264,24 @@ def _clean_guest(
     if refused is not None:
         return refused
     decisions = tuple(retainer.decide(state.snapshots.snapshots, server_time))
+    if not pruned(decisions) and settings.limits.repair == "report" and left_locked(state):
+        return GuestPlan(state, "failed", "{0}; broken: {1}".format(
+            needs_unlock(state.guest), ", ".join(sorted(state.unfinished))), red=True)
     repairs, warnings = _repairs(state, retainer, server_time, settings.limits.repair)
     return GuestPlan(
         state, "" if pruned(decisions) or repairs else "unchanged", decisions=decisions, without_create=decisions,
         repairs=repairs, warnings=warnings, **_storage_keys(state, storages, settings.limits))
+
+
+def left_locked(state: GuestState) -> bool:
+    """True for a guest whose last snapshot task left it locked with something half done, and nobody works on it."""
+    return bool(state.unfinished) and state.guest.lock in SNAPSHOT_LOCKS and not state.working
+
+
+def needs_unlock(guest: Guest) -> str:
+    """What a person with root must do about a lock that nobody holds (api-facts 2.3)."""
+    command = "pct" if guest.type == LXC else "qm"
+    return "needs unlock: run '{0} unlock {1}' as root on node {2}".format(command, guest.vmid, guest.node)
 
 
 def guarded(state: GuestState, plan: Callable[[GuestState], GuestPlan]) -> GuestPlan:
@@ -293,19 +326,17 @@ def _plan(
         GuestPlan(GuestState(guest), "unreachable", reason, red=True) for guest, reason in situation.undecided]
     broken: List[Dict[str, object]] = []
     warnings: List[str] = []
-    whole: Dict[int, Tuple[Tuple[str, Snapshot], ...]] = {}
+    held: Dict[int, Tuple[Held, ...]] = {}
     planned_for = {guest.guest.vmid: guest.state for guest in guests}
     for read in situation.states:
         state = planned_for.get(read.guest.vmid, read)
         found = sort_snapshots(
-            state.snapshots.snapshots, retainer.recognition, situation.server_time, locked=bool(state.guest.lock))
+            state.snapshots.snapshots, retainer.recognition, situation.server_time, locked=state.working)
         broken += [broken_entry(state.guest, snapshot, situation.server_time) for _label, snapshot in found.broken]
         warnings += _clock_warnings(state.guest, found)
         if state.problem is None:
-            whole[state.guest.vmid] = tuple(
-                (label, snapshot) for label, group in found.whole.items() for snapshot in group
-                if retainer.labels is None or label in retainer.labels)
-    planned = [replace(guest, whole=whole.get(guest.guest.vmid)) for guest in guests]
+            held[state.guest.vmid] = retainer.held(state.snapshots.snapshots, situation.server_time)
+    planned = [replace(guest, held=held.get(guest.guest.vmid)) for guest in guests]
     return Plan(
         tuple(sorted(planned, key=lambda g: g.guest.vmid)), tuple(storages), tuple(broken), tuple(warnings))
 

@@ -18,8 +18,12 @@ from ..pve import errors
 from ..pve.agent import Agent
 from ..pve.cluster import Cluster, Resources
 from ..pve.session import Session
+from ..pve.tasks import SUCCESS, Tasks
 
 READERS = 32
+LOOKS = 3  # at a guest with an unfinished snapshot, until nothing new appears in it
+UNSEEN_WORK = 3600  # seconds that a task which cannot be seen may still take
+SNAPSHOT_LOCKS = frozenset(("snapshot", "snapshot-delete"))
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
@@ -28,7 +32,8 @@ _Out = TypeVar("_Out")
 class GuestState:
     """What was read of one guest; where it could not be read there is a ``problem``, and the rest is empty.
 
-    ``silence`` is why its agent does not answer, an empty text where it does or was not asked.
+    ``silence`` is why its agent does not answer, an empty text where it does or was not asked. ``working`` when somebody
+    still works on what is unfinished in it: that is in progress, and not broken.
     """
 
     guest: Guest
@@ -36,6 +41,12 @@ class GuestState:
     snapshots: SnapshotList = SnapshotList((), False)
     problem: Optional[errors.PveError] = None
     silence: str = ""
+    working: bool = False
+
+    @property
+    def unfinished(self) -> frozenset[str]:
+        """Names of the snapshots that are half made or half deleted."""
+        return frozenset(snapshot.name for snapshot in self.snapshots.snapshots if snapshot.snapstate)
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,8 @@ def read_situation(
 ) -> Situation:
     """Read the cluster once, select, and read each selected guest (two calls each, in parallel).
 
-    With ``ask_agents``, also whether the agents that are enabled in running VMs answer (one call each).
+    With ``ask_agents``, also whether the agents that are enabled in running VMs answer (one call each). A guest with an
+    unfinished snapshot is looked at again (two or three calls).
 
     The pools of ``more_terms`` are read too; these terms select nobody.
     Raises the errors that leave nothing to work on: no host, no way in, no quorum is none of them.
@@ -86,7 +98,7 @@ def read_situation(
         for guest in chosen.undecided
     ]
     newer = _Newer(cluster)
-    agent = Agent(session)
+    agent, tasks = Agent(session), Tasks(session, cluster)
 
     def read_at(guest: Guest) -> GuestState:
         if not with_config:
@@ -95,17 +107,21 @@ def read_situation(
         asked = ask_agents and config.agent and snapshots.running
         return GuestState(guest, config, snapshots, silence=agent.silence(guest) if asked else "")
 
+    def read_settled(guest: Guest) -> GuestState:
+        state = read_at(guest)
+        return _looked_at_again(state, cluster, tasks, session.clock.now()) if state.unfinished else state
+
     def read(guest: Guest) -> GuestState:
         if guest.node in offline:
             return GuestState(guest, problem=errors.NodeUnreachable("node {0} is offline".format(guest.node)))
         try:
             try:
-                return read_at(guest)
+                return read_settled(guest)
             except errors.PveError as error:
                 moved = newer.guest(guest.vmid) if error.kind == errors.MOVED else None
                 if moved is None or moved.node == guest.node:
                     raise
-                return read_at(moved)
+                return read_settled(moved)
         except errors.PveError as error:
             if errors.is_fatal(error):
                 raise
@@ -122,6 +138,33 @@ def read_situation(
         server_time=session.clock.now(),
         pools=pools,
     )
+
+
+def _looked_at_again(state: GuestState, cluster: Cluster, tasks: Tasks, server_time: int) -> GuestState:
+    """A guest with an unfinished snapshot, with a lock and a list that go together.
+
+    List and lock were read one after the other, so what looks broken may just have been begun: the lock is read between
+    two lists that show the same.
+    """
+    for _number in range(LOOKS):
+        before = state.unfinished
+        lock = cluster.config(state.guest).lock
+        state = replace(state, guest=replace(state.guest, lock=lock), snapshots=cluster.snapshots(state.guest))
+        if not state.unfinished - before:
+            return replace(state, working=lock in SNAPSHOT_LOCKS and bool(state.unfinished) and _at_work(
+                state, tasks.newest(state.guest)[1], server_time))
+    return replace(state, working=True)
+
+
+def _at_work(state: GuestState, result: str, server_time: int) -> bool:
+    """Whether a task still works on what is unfinished under the lock of a snapshot; ``result`` is that of the last one.
+
+    Without a task that can be seen, it does for as long as a task may well take.
+    """
+    if result in ("", "running") or SUCCESS.match(result):
+        newest = max(snapshot.snaptime for snapshot in state.snapshots.snapshots if snapshot.snapstate)
+        return result == "running" or server_time - newest < UNSEEN_WORK
+    return False
 
 
 class _Newer:

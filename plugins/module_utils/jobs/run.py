@@ -112,8 +112,7 @@ def _run(
         "hooks": hooks.calls, "guest_commands": commands.calls}
     if crew.fatal is not None:
         extra["failure"] = crew.fatal.failure()
-    result = outcome.result(outcomes, plan, situation, extra, job.limits.full, diff)
-    result["broken"] += crew.broken
+    result = outcome.result(outcomes, plan, situation, crew.broken, extra, job.limits.full, diff)
     result["problems"] = list(verdict.problems)
     message = verdict.message or _message(result["summary"], check)
     return Report(result, verdict.red, message, tuple(warnings))

@@ -172,6 +172,10 @@ class Tasks:
                 return Done(error.upid, "it was already gone", changed=False)
             raise
 
+    def lost(self, guest: Guest, name: str) -> bool:
+        """Whether the answer to a create of this name was lost: what is there then may be its effect (law 8)."""
+        return (guest.vmid, "post", name) in self._lost
+
     def idle(self, guest: Guest) -> bool:
         """True when no task runs on the guest, as far as we may see; False where that cannot be read."""
         try:
