@@ -206,7 +206,10 @@ guests:
           type: str
           returned: always
         state:
-          description: V(whole), V(in_progress), V(broken), or V(bad_time) where its time cannot be true.
+          description:
+            - V(whole), V(in_progress), V(broken), or V(bad_time) where its time cannot be true.
+            - V(ambiguous) where its name may be one of a shorter label in another timestamp format, unless its label is named in
+              O(label) or O(expect). Such a snapshot is neither counted nor pruned by V(*).
           type: str
           returned: always
         snaptime:

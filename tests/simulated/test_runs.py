@@ -920,3 +920,21 @@ def test_the_newest_that_is_held_has_the_server_s_time(offset: int) -> None:
         found = entry(run_snap(cluster, keep=5), 100)
         newest = max(values["snaptime"] for name, values in cluster.pve.guest(100).snapshots.items() if name.startswith("auto"))
         assert found["held"] == [{"label": "daily", "count": 3, "newest": newest}]
+
+
+def test_a_snapshot_of_another_timestamp_format_is_never_pruned_by_every_label() -> None:
+    old = [{"name": "autodaily2026112{0}020000".format(day), "age": 100_000 - day, "description": "cv4pve-autosnap"}
+           for day in range(3)]
+    with Running(world(guest(100, snapshots=[*daily(2), *old]))) as cluster:
+        report = run_clean(cluster, label=["*"], keep=0)
+        assert sorted(names(cluster, 100)) == sorted(one["name"] for one in old)
+        [warning] = report.warnings
+        assert warning == (
+            "guest 100: snapshot autodaily20261120020000 is written in another timestamp_format than this run's: no run with "
+            "this one will ever prune it. So it is with 2 more")
+        shown = run_info(cluster)
+        assert {s["name"]: (s["state"], s["label"]) for s in entry(shown, 100)["snapshots"]} == {
+            one["name"]: ("ambiguous", "daily20") for one in old}
+        assert list(shown.warnings) == [warning]
+        run_clean(cluster, label=["daily20"], keep=0)
+        assert names(cluster, 100) == []

@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterable, List, Sequence, Tuple
 
 from ..arguments import InfoSettings
 from ..model import Guest, Snapshot, Storage
-from ..policy import health, selection, storage_guard
+from ..policy import health, lookalike, selection, storage_guard
 from ..policy.retention import Decision, Sorted, sort_snapshots
 from ..pve.cluster import Cluster
 from ..pve.session import Session
@@ -74,14 +74,15 @@ def info(settings: InfoSettings, session: Session) -> Report:
     result["api_calls"] = session.calls
     result["duration"] = round(time.monotonic() - began, 1)
     message = "; ".join(problems) or "{matched} guests, {snapshots} managed snapshots".format(**result["summary"])
-    return Report(result, bool(problems), message, tuple(_warnings(guests, unmatched, situation, suspect)))
+    return Report(result, bool(problems), message, tuple(_warnings(guests, unmatched, situation, settings, suspect)))
 
 
 def _sort(situation: Situation, settings: InfoSettings) -> Dict[int, Sorted]:
     """The snapshots of each guest that was read, told apart."""
+    named = [*(settings.labels or ()), *(expectation.label for expectation in settings.expect)]
     return {
         state.guest.vmid: sort_snapshots(
-            state.snapshots.snapshots, settings.target.recognition, situation.server_time, state.working)
+            state.snapshots.snapshots, settings.target.recognition, situation.server_time, state.working, named)
         for state in situation.states if state.problem is None}
 
 
@@ -157,7 +158,7 @@ def _findings(result: Dict[str, Any]) -> str:
 
 
 def _warnings(
-    guests: Sequence[Dict[str, Any]], unmatched: Sequence[selection.Unmatched], situation: Situation,
+    guests: Sequence[Dict[str, Any]], unmatched: Sequence[selection.Unmatched], situation: Situation, settings: InfoSettings,
     suspect: Sequence[Tuple[int, Snapshot]]
 ) -> Iterable[str]:
     yield from situation.resources.unreadable
@@ -171,6 +172,9 @@ def _warnings(
     for vmid, snapshot in suspect:
         yield "guest {0}: the time of snapshot {1} ({2}) cannot be true; it is not counted".format(
             vmid, snapshot.name, snapshot.snaptime)
+    yield from lookalike.sentences(
+        settings.target.recognition, settings.labels,
+        {state.guest.vmid: state.snapshots.snapshots for state in situation.states})
 
 
 def _entry(
@@ -185,6 +189,7 @@ def _entry(
     managed += [(label, "broken", snapshot) for label, snapshot in found.broken if label]
     managed += [(label, "in_progress", snapshot) for label, snapshot in found.in_progress if label]
     managed += [(label, "bad_time", snapshot) for label, snapshot in found.suspect]
+    managed += [(label, "ambiguous", snapshot) for label, snapshot in found.ambiguous]
     shown = [entry for entry in managed if settings.labels is None or entry[0] in settings.labels]
     shown.sort(key=lambda entry: (entry[2].snaptime, entry[2].name))
     entry: Dict[str, Any] = {

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Hashable, List, Optional, Sequence, Tupl
 
 from ..arguments import CleanSettings, RunLimits, SnapSettings
 from ..model import LXC, QEMU, Guest, Snapshot, Storage
-from ..policy import consistency, storage_guard
+from ..policy import consistency, lookalike, storage_guard
 from ..policy.naming import Recognition
 from ..policy.retention import Decision, Retention, Sorted, decide, sort_snapshots
 from ..pve import errors
@@ -37,6 +37,11 @@ class Retainer:
     timezone: Optional[datetime.tzinfo]
     keep_newest: bool = True
 
+    @property
+    def named(self) -> Tuple[str, ...]:
+        """The labels that the user named."""
+        return self.labels or ()
+
     def decide(
         self, snapshots: Sequence[Snapshot], server_time: int, created: Optional[Snapshot] = None
     ) -> List[Decision]:
@@ -47,10 +52,10 @@ class Retainer:
         if self.retention is None:
             return []
         listed = [s for s in snapshots if created is None or s.name != created.name]
-        found = sort_snapshots(listed, self.recognition, server_time, locked=False)
+        found = sort_snapshots(listed, self.recognition, server_time, False, self.named)
         whole = dict(found.whole)
         # With the created one in it: a clock that went back shows as a parent that is later than its child.
-        protected = set(sort_snapshots(snapshots, self.recognition, server_time, locked=False).skewed)
+        protected = set(sort_snapshots(snapshots, self.recognition, server_time, False, self.named).skewed)
         if created is not None:
             label = self.recognition.label_of(created) or ""
             whole[label] = whole.get(label, ()) + (created,)
@@ -66,7 +71,7 @@ class Retainer:
 
     def held(self, snapshots: Sequence[Snapshot], server_time: int) -> Tuple[Held, ...]:
         """The whole snapshots of the run's labels in a guest's list, by label."""
-        found = sort_snapshots(snapshots, self.recognition, server_time, locked=False).whole
+        found = sort_snapshots(snapshots, self.recognition, server_time, False, self.named).whole
         return tuple(
             Held(label, group) for label, group in sorted(found.items()) if self.labels is None or label in self.labels)
 
@@ -231,7 +236,7 @@ def fresh_enough(settings: SnapSettings, snapshots: Sequence[Snapshot], server_t
     """Why a guest with these snapshots needs no other one yet (``min_interval``), or an empty text."""
     if not settings.min_interval:
         return ""
-    found = sort_snapshots(snapshots, settings.target.recognition, server_time, locked=False)
+    found = sort_snapshots(snapshots, settings.target.recognition, server_time, False, (settings.label,))
     newest = found.whole.get(settings.label, ())[-1:]
     age = server_time - newest[0].snaptime if newest else settings.min_interval
     if age >= settings.min_interval:
@@ -303,7 +308,7 @@ def _repairs(
     """
     if repair == "report":
         return (), ()
-    found = sort_snapshots(state.snapshots.snapshots, retainer.recognition, server_time, locked=False)
+    found = sort_snapshots(state.snapshots.snapshots, retainer.recognition, server_time, False, retainer.named)
     ours = [snapshot for label, snapshot in found.broken
             if label and (retainer.labels is None or label in retainer.labels)]
     chosen = [snapshot for snapshot in ours if repair == "force" or snapshot.snapstate == "delete"]
@@ -331,11 +336,13 @@ def _plan(
     for read in situation.states:
         state = planned_for.get(read.guest.vmid, read)
         found = sort_snapshots(
-            state.snapshots.snapshots, retainer.recognition, situation.server_time, locked=state.working)
+            state.snapshots.snapshots, retainer.recognition, situation.server_time, state.working, retainer.named)
         broken += [broken_entry(state.guest, snapshot, situation.server_time) for _label, snapshot in found.broken]
         warnings += _clock_warnings(state.guest, found)
         if state.problem is None:
             held[state.guest.vmid] = retainer.held(state.snapshots.snapshots, situation.server_time)
+    warnings += lookalike.sentences(
+        retainer.recognition, retainer.labels, {state.guest.vmid: state.snapshots.snapshots for state in situation.states})
     planned = [replace(guest, held=held.get(guest.guest.vmid)) for guest in guests]
     return Plan(
         tuple(sorted(planned, key=lambda g: g.guest.vmid)), tuple(storages), tuple(broken), tuple(warnings))

@@ -354,11 +354,13 @@ class Recognition:
 
         No suffix of a timestamp is a timestamp (TimestampFormat proves it), so at most one split fits.
         """
-        if not self.marked(snapshot.description) or not snapshot.name.startswith(self.prefix):
+        return self.label_in(snapshot.name) if self.marked(snapshot.description) else None
+
+    def label_in(self, name: str) -> Optional[str]:
+        """The label in a name, whoever's it is; None where it is no name of ours."""
+        if not name.startswith(self.prefix) or len(name) > NAME_MAX or not NAME_CHARACTERS.match(name):
             return None
-        if len(snapshot.name) > NAME_MAX or not NAME_CHARACTERS.match(snapshot.name):
-            return None
-        rest = snapshot.name[len(self.prefix):]
+        rest = name[len(self.prefix):]
         for cut in range(1, len(rest)):
             if self.format.parse(rest[cut:]) is not None:
                 return rest[:cut]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from ..model import Snapshot
+from .lookalike import ambiguous
 from .naming import Recognition, local_time
 
 PERIODS = ("hourly", "daily", "weekly", "monthly", "yearly")
@@ -57,7 +58,8 @@ class Sorted:
     ``whole``: managed ones by label, oldest first. ``broken``: unfinished ones on an unlocked guest,
     foreign ones among them with an empty label.
     ``in_progress``: the same under a lock. ``suspect``: whole ones whose ``snaptime`` cannot be
-    trusted (law 13). ``skewed``: names of whole ones whose order by time and by parent differ.
+    trusted (law 13). ``skewed``: names of whole ones whose order by time and by parent differ. ``ambiguous``: what may be of
+    another label in another timestamp format.
     """
 
     whole: Dict[str, Tuple[Snapshot, ...]]
@@ -66,14 +68,16 @@ class Sorted:
     suspect: Tuple[Tuple[str, Snapshot], ...]
     foreign: Tuple[Snapshot, ...]
     skewed: frozenset[str]
+    ambiguous: Tuple[Tuple[str, Snapshot], ...] = ()
 
 
 def sort_snapshots(
-    snapshots: Sequence[Snapshot], recognition: Recognition, server_time: int, locked: bool
+    snapshots: Sequence[Snapshot], recognition: Recognition, server_time: int, locked: bool, named: Sequence[str] = ()
 ) -> Sorted:
     """Tell managed, broken and foreign snapshots apart and put the whole ones in order.
 
-    ``server_time`` is the server's clock as Unix time; ``locked`` says whether the guest has a lock.
+    ``server_time`` is the server's clock as Unix time; ``locked`` says whether the guest has a lock. A label that the user
+    ``named`` is one whatever else it may be.
     """
     order, looped = _from_the_roots(snapshots)
     depths: Dict[str, int] = {}
@@ -83,6 +87,7 @@ def sort_snapshots(
     unfinished: List[Tuple[str, Snapshot]] = []
     suspect: List[Tuple[str, Snapshot]] = []
     foreign: List[Snapshot] = []
+    unsure: List[Tuple[str, Snapshot]] = []
     for snapshot in snapshots:
         label = recognition.label_of(snapshot)
         if label is None:
@@ -91,6 +96,8 @@ def sort_snapshots(
                 unfinished.append(("", snapshot))
         elif snapshot.snapstate:
             unfinished.append((label, snapshot))
+        elif label not in named and ambiguous(recognition, snapshot.name, label):
+            unsure.append((label, snapshot))
         elif not believable(snapshot, server_time):
             suspect.append((label, snapshot))
         else:
@@ -106,6 +113,7 @@ def sort_snapshots(
         suspect=tuple(suspect),
         foreign=tuple(foreign),
         skewed=_skewed(order, {s.name: label for label, group in ordered.items() for s in group}, looped),
+        ambiguous=tuple(unsure),
     )
 
 

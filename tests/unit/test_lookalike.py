@@ -1,0 +1,68 @@
+# Copyright (c) 2026, pve.autosnap contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Names that may be of another label in another timestamp format, and what a run says of them."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+from ansible_collections.pve.autosnap.plugins.module_utils.model import Snapshot
+from ansible_collections.pve.autosnap.plugins.module_utils.policy import lookalike, naming
+from ansible_collections.pve.autosnap.plugins.module_utils.policy.retention import sort_snapshots
+from hypothesis import given
+from hypothesis import strategies as st
+
+MARKER = naming.LEGACY_MARKERS[0]
+TIMES = st.datetimes(datetime.datetime(2000, 1, 1), datetime.datetime(2099, 12, 31))
+LABELS = st.from_regex(r"\A[A-Za-z0-9_-]{0,8}[A-Za-z]\Z")
+
+
+def ours(text: str = naming.DEFAULT_FORMAT) -> naming.Recognition:
+    return naming.Recognition("auto", naming.TimestampFormat(text), (MARKER,), datetime.timezone.utc)
+
+
+@given(LABELS, TIMES, st.sampled_from(lookalike.FORMATS), st.sampled_from(lookalike.FORMATS))
+def test_a_name_of_another_known_format_is_never_taken_for_another_label(
+    label: str, time: datetime.datetime, form: naming.TimestampFormat, mine: naming.TimestampFormat
+) -> None:
+    """It is foreign, of its own label, or ambiguous."""
+    recognition = ours(mine.text)
+    name = "auto" + label + form.format(time)
+    read = recognition.label_in(name)
+    assert read in (None, label) or lookalike.ambiguous(recognition, name, read)
+
+
+@given(LABELS, TIMES)
+def test_a_label_that_ends_with_a_letter_is_never_ambiguous(label: str, time: datetime.datetime) -> None:
+    assert not lookalike.ambiguous(ours(), "auto" + label + ours().format.format(time), label)
+
+
+@pytest.mark.parametrize("label", ["daily2", "h1", "every15", "vm100", "web-01", "w52", "site_3"])
+def test_labels_that_end_with_a_digit_are_labels(label: str) -> None:
+    assert not lookalike.ambiguous(ours(), "auto" + label + "261122021500", label)
+
+
+@pytest.mark.parametrize(("name", "read"), [
+    ("autodaily20261120020000", "daily20"), ("autodaily261120020000" "123", None), ("autodaily20000107010203", "daily20")])
+def test_what_is_ambiguous_is_neither_whole_nor_foreign(name: str, read: str | None) -> None:
+    snapshot = Snapshot(name, 1_795_000_000, MARKER)
+    for named, whole in (((), []), (("daily20",), ["daily20"]), (("daily",), [])):
+        found = sort_snapshots([snapshot], ours(), 1_796_000_000, False, named)
+        assert list(found.whole) == (whole if read else [])
+        assert [label for label, _snapshot in found.ambiguous] == ([read] if read and not whole else [])
+
+
+def test_what_a_run_says_once() -> None:
+    guests = {
+        100: [Snapshot("autodaily20261120020000", 1, MARKER), Snapshot("autodaily261121020000", 2, MARKER)],
+        101: [Snapshot("autodaily20261121020000", 3, MARKER), Snapshot("autodaily261122020000", 4, "mine"),
+              Snapshot("autoweekly261122020000", 5, "mine"), Snapshot("before_upgrade", 6, "mine")]}
+    first, second = lookalike.sentences(ours(), ("daily",), guests)
+    assert first.startswith("guest 100: snapshot autodaily20261120020000 is written in another timestamp_format")
+    assert first.endswith(". So it is with 1 more")
+    assert second.startswith("guest 101: snapshot autodaily261122020000 is named as ours are") and "more" not in second
+    assert lookalike.sentences(ours(), None, guests)[1].endswith(". So it is with 1 more")
+    assert lookalike.sentences(ours(), ("monthly",), guests) == []
+    assert lookalike.sentences(ours(), ("daily20",), {100: guests[100]}) == []
