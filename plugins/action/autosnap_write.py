@@ -10,7 +10,9 @@ every C(*.prom).
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import tempfile
 from typing import Any, Dict, Optional
 
@@ -28,12 +30,12 @@ class ActionModule(ActionBase):
         result: Dict[str, Any] = super().run(tmp, task_vars)
         _unused, arguments = self.validate_argument_spec(argument_spec={
             "content": {"type": "str", "required": True}, "dest": {"type": "path", "required": True},
-            "mode": {"type": "str", "default": "0644"}})
-        data, path = arguments["content"].encode(), arguments["dest"]
+            "mode": {"type": "str"}})
+        data, path = arguments["content"].encode("utf-8", "replace"), arguments["dest"]
         try:
             result["changed"] = _read(path) != data
             if result["changed"] and not self._task.check_mode:
-                _replace(path, data, int(arguments["mode"], 8))
+                _replace(path, data, arguments["mode"])
         except OSError as error:
             result.update(failed=True, msg="'{0}' cannot be written: {1}; is its directory there, and may this user write in "
                                            "it?".format(path, error.strerror))
@@ -48,7 +50,8 @@ def _read(path: str) -> Optional[bytes]:
         return None
 
 
-def _replace(path: str, data: bytes, mode: int) -> None:
+def _replace(path: str, data: bytes, mode: Optional[str]) -> None:
+    """With C(mode), else with that of the file before, and for its owner where that may be."""
     directory, name = os.path.split(os.path.abspath(path))
     descriptor, temporary = tempfile.mkstemp(prefix=".{0}.".format(name), suffix=".new", dir=directory)
     try:
@@ -56,7 +59,12 @@ def _replace(path: str, data: bytes, mode: int) -> None:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-        os.chmod(temporary, mode)
+        with contextlib.suppress(FileNotFoundError):
+            before = os.stat(path)
+            mode = mode or oct(stat.S_IMODE(before.st_mode))[2:]
+            with contextlib.suppress(PermissionError):
+                os.chown(temporary, before.st_uid, before.st_gid)
+        os.chmod(temporary, int(mode or "644", 8))
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

@@ -10,7 +10,8 @@ class ModuleDocFragment:
 options:
   api_host:
     description:
-      - Hosts of the cluster's API, each as V(host), V(host:port) or V([IPv6]:port).
+      - Hosts of the cluster's API, each as V(host), V(host:port), V([IPv6]:port) or V(https://host:port). One item may name
+        several, with blanks or commas between them.
       - The first that answers is used; the next one takes over when it stops answering, also in mid-run. All of them must
         belong to the same cluster.
       - If not set, the environment variable E(PROXMOX_HOST) is used.

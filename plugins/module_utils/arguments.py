@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import copy
 import datetime
+import ipaddress
 import json
 import os
 import re
 import ssl
+import stat
 import zoneinfo
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -27,7 +29,6 @@ from .policy import health, naming, selection
 from .policy.retention import PERIODS, Retention
 from .policy.storage_guard import Limits
 from .pve.credentials import Credentials, Secrets
-from .pve.session import base_url
 
 _DURATION = re.compile(r"\A\s*([0-9]{1,10})\s*([smhd]?)\s*\Z")
 SECONDS_MAX = 100 * 366 * 86400
@@ -36,6 +37,12 @@ _SIZE = re.compile(r"\A\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([KMGT]?)(?:i?B)?\s*
 _BYTES = {"": 1, "K": 1024, "M": 1024 ** 2, "G": 1024 ** 3, "T": 1024 ** 4}
 MADE_BY_MAX = 500
 _HEADER = re.compile(r"\A[\x21-\x7e]+\Z")  # what a header may hold without being split or refused
+# An address of the API too, as it stands in a browser: with https alone, and without anything that leads elsewhere.
+_HOST = re.compile(
+    r"\A(?P<url>https://)?(?P<host>\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?)"
+    r"(?::(?P<port>[0-9]{1,5}))?(?P<path>/(?:api2/json/?)?)?\Z")
+_IPV6_ZONE = re.compile(r"%[A-Za-z0-9._-]+\Z")
+SHORT = 8  # characters; what a shorter secret masks is half of what is shown
 _TOKEN = re.compile(r"\A([^!@\s]+@[^!@\s]+)!([^=\s]+)=(\S+)\Z")
 
 
@@ -215,7 +222,7 @@ INFO = CONNECTION.merge(SELECTION, EXPECT_GUESTS, RECOGNITION, RETENTION, STORAG
 
 @dataclass(frozen=True)
 class Connection:
-    """How to reach and enter the cluster; ``secrets`` must never be shown."""
+    """How to reach and enter the cluster; ``secrets`` must never be shown, ``warnings`` must."""
 
     hosts: Tuple[str, ...]
     port: int
@@ -223,6 +230,7 @@ class Connection:
     verify: Any
     timeout: float
     secrets: Secrets = field(repr=False)
+    warnings: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -263,6 +271,7 @@ class RunLimits:
     repair: str
     fail_on: str
     full: bool
+    warnings: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -358,30 +367,54 @@ def size(option: str, value: Any) -> int:
 def connection(params: Mapping[str, Any], environ: Optional[Mapping[str, str]] = None) -> Connection:
     """The connection of a module's parameters; a method given as an option wins over the environment."""
     env = os.environ if environ is None else environ
-    for host in params["api_host"]:
-        _check_host(host, params["api_port"])
-    if not params["api_host"]:
-        raise InputError("api_host", "it is empty; name at least one host of the cluster")
-    credentials = _credentials(params, env)
+    hosts = _hosts(params["api_host"], params["api_port"])
+    warnings: List[str] = []
+    credentials = _credentials(params, env, warnings)
+    if not params["validate_certs"]:
+        warnings.append("option 'validate_certs': certificates are not verified, so who stands in between can read the "
+                        "credentials; set ca_path instead")
     return Connection(
-        hosts=tuple(params["api_host"]),
+        hosts=hosts,
         port=params["api_port"],
         credentials=credentials,
         verify=_verify(params),
         timeout=float(_at_least_one("api_timeout", duration("api_timeout", params["api_timeout"]))),
         secrets=Secrets(credentials.secrets),
+        warnings=tuple(warnings),
     )
 
 
-def _check_host(host: str, port: int) -> None:
+def _hosts(given: Sequence[str], port: int) -> Tuple[str, ...]:
+    """``host`` or ``host:port`` of each, once, in their order; one item may name several."""
     if not 1 <= port <= 65535:
         raise InputError("api_port", "'{0}' is not a port; it is a number from 1 to 65535, usually 8006".format(_short(port)))
-    try:
-        base_url(host, port)
-    except ValueError:
+    hosts = dict.fromkeys(_host(text) for item in given for text in re.split(r"[\s,]+", str(item)) if text)
+    if not hosts:
+        raise InputError("api_host", "it is empty; name at least one host of the cluster")
+    return tuple(hosts)
+
+
+def _host(text: str) -> str:
+    match = _HOST.match("[{0}]".format(text) if _ipv6(text) else text)
+    if match is None or not _fits(**match.groupdict()):
         raise InputError(
-            "api_host", "'{0}' is not a host; write host, host:port or [IPv6]:port, without https://".format(host)
-        ) from None
+            "api_host", "'{0}' is not a host; write host, host:port, [IPv6]:port or https://host:port".format(_short(text)))
+    return match.group("host") + (":" + match.group("port") if match.group("port") else "")
+
+
+def _fits(url: Optional[str], host: str, port: Optional[str], path: Optional[str]) -> bool:
+    """What the pattern of a host leaves open."""
+    return (
+        (not path or bool(url)) and (port is None or 1 <= int(port) <= 65535)
+        and (not host.startswith("[") or _ipv6(host[1:-1])))
+
+
+def _ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(_IPV6_ZONE.sub("", text))
+    except ValueError:
+        return False
+    return True
 
 
 def _verify(params: Mapping[str, Any]) -> Any:
@@ -399,17 +432,43 @@ def _verify(params: Mapping[str, Any]) -> Any:
     return path or True
 
 
-def _credentials(params: Mapping[str, Any], env: Mapping[str, str]) -> Credentials:
+def _credentials(params: Mapping[str, Any], env: Mapping[str, str], warnings: List[str]) -> Credentials:
+    """The credentials that are given; ``warnings`` gets what is wrong with them all the same."""
+    for option in ("api_token", "api_token_secret", "api_password"):
+        if params.get(option) == "":
+            raise InputError(option, "it is empty; leave it out, or give the secret")
     given = {name: params.get(name) for name in (
         "api_token", "api_token_file", "api_token_id", "api_token_secret", "api_password", "api_password_file")}
     user = params.get("api_user") or env.get("PROXMOX_USER") or ""
     otp = params.get("api_otp") or env.get("PROXMOX_OTP")
     if not any(given.values()):
         given = _from_environment(env)
-    if given.get("api_token_file"):
-        given["api_token"] = _secret_file("api_token_file", str(given["api_token_file"]))
-    if given.get("api_password_file"):
-        given["api_password"] = _secret_file("api_password_file", str(given["api_password_file"]))
+    for option, secret in (("api_token_file", "api_token"), ("api_password_file", "api_password")):
+        if given.get(option):
+            given[secret] = _secret_file(option, str(given[option]))
+            warnings += _open_to_others(option, str(given[option]), stat.S_IROTH | stat.S_IWOTH, "chmod 600")
+    found = _of_method(given, user, otp, env)
+    secret = found.password or found.token_secret or ""
+    if len(secret) < SHORT:
+        warnings.append(
+            "option '{0}': the secret has fewer than {1} characters, so whatever has them too is masked in the output; choose a "
+            "longer one".format("api_password" if found.password else "api_token", SHORT))
+    return found
+
+
+def _open_to_others(option: str, path: str, bits: int, remedy: str) -> List[str]:
+    """A sentence where others may do with a file or a directory what ``bits`` of its mode say; none where it is not there."""
+    try:
+        mode = os.stat(os.path.expanduser(path)).st_mode
+    except OSError:
+        return []
+    if not mode & bits or stat.S_ISFIFO(mode):
+        return []
+    can = " and ".join(word for bit, word in ((stat.S_IROTH, "read"), (stat.S_IWOTH, "write")) if mode & bits & bit)
+    return ["option '{0}': others can {1} '{2}'; run {3} on it".format(option, can, path, remedy)]
+
+
+def _of_method(given: Mapping[str, Any], user: str, otp: Optional[str], env: Mapping[str, str]) -> Credentials:
     if given.get("api_token"):
         return _whole_token(str(given["api_token"]))
     if given.get("api_token_id") or given.get("api_token_secret"):
@@ -698,10 +757,12 @@ def _retention(params: Mapping[str, Any]) -> Optional[Retention]:
 
 def _limits(params: Mapping[str, Any]) -> RunLimits:
     creates, deletes = parallel(params)
+    hook, state_dir = _hook(params["hook"]), params["state_dir"] or default_state_dir(os.environ)
+    warnings = _open_to_others("hook", hook, stat.S_IWOTH, "chmod o-w") if hook else []
     return RunLimits(
         locked=params["locked"],
         lock_timeout=float(duration("lock_timeout", params["lock_timeout"])),
-        hook=_hook(params["hook"]),
+        hook=hook,
         hook_timeout=float(_at_least_one("hook_timeout", duration("hook_timeout", params["hook_timeout"]))),
         veto=params["on_hook_failure"] == "skip_guest",
         timeout=float(duration("timeout", params["timeout"])),
@@ -709,10 +770,11 @@ def _limits(params: Mapping[str, Any]) -> RunLimits:
         creates=creates,
         deletes=deletes,
         slow_storages_serial=params["max_parallel_per_storage"] is None,
-        state_dir=params["state_dir"] or default_state_dir(os.environ),
+        state_dir=state_dir,
         repair=params.get("repair") or "report",
         fail_on=params["fail_on"],
         full=params["verbosity"] == "full",
+        warnings=(*warnings, *_open_to_others("state_dir", state_dir, stat.S_IWOTH, "chmod o-w")),
     )
 
 

@@ -23,6 +23,8 @@ def run(module: Any, job: Callable[[Connection], Report]) -> None:
     access: Optional[Connection] = None
     try:
         access = connection(module.params)
+        for warning in access.warnings:
+            module.warn(one_line(warning))
         report = job(access)
         _hide(module, access)
         _finish(module, report)

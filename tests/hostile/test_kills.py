@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import random
 import re
 import signal
@@ -93,10 +94,18 @@ class Striker:
         """Strike while the record is being written."""
         lines = self.chance.randint(0, 8)
         while self.process is not None and self.process.poll() is None and not self.struck:
-            found = [path.read_bytes().count(b"\n") for path in (server.directory / "state").glob("*.run*") if path.exists()]
-            if found and max(found) >= lines:
+            found = [lines_of(path) for path in (server.directory / "state").glob("*.run*")]
+            if max(found, default=-1) >= lines:
                 self.strike(self.chance.uniform(0, 0.01))
             time.sleep(0.002)
+
+
+def lines_of(path: pathlib.Path) -> int:
+    """How many lines a record has; none where it was renamed or removed just now."""
+    try:
+        return path.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return -1
 
 
 def struck_run(seed: int, number: signal.Signals, server: Hostile) -> tuple[Striker, str]:

@@ -88,6 +88,15 @@ def test_health_and_metrics_after_every_run(control: Control) -> None:
     assert not list(control.directory.glob(".*.new"))
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640])
+def test_a_file_keeps_its_mode_when_it_is_replaced(mode: int, control: Control) -> None:
+    health = control.directory / "health.json"
+    health.write_text("old")
+    health.chmod(mode)
+    assert control.run("pve.autosnap.snap", autosnap_guests="100", autosnap_health_file=str(health)).returncode == 0
+    assert health.read_text() != "old" and stat.S_IMODE(health.stat().st_mode) == mode
+
+
 def test_what_info_tells_as_metrics(control: Control) -> None:
     metrics = control.directory / "report.prom"
     run = control.run(

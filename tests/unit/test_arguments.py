@@ -45,10 +45,73 @@ def test_hosts(host: str, expected: str) -> None:
     assert base_url(host, 8006) == "https://{0}/api2/json".format(expected)
 
 
-@pytest.mark.parametrize("host", ["https://pve1", "pve1/x", "pve1:x", "", "a b"])
+@pytest.mark.parametrize(
+    ("given", "hosts"),
+    [(["pve1"], ["pve1"]), (["pve1, pve2:443  pve3"], ["pve1", "pve2:443", "pve3"]), (["https://pve1"], ["pve1"]),
+     (["https://pve1:443/"], ["pve1:443"]), (["https://pve1/api2/json", "https://pve1:8443/api2/json/"], ["pve1", "pve1:8443"]),
+     (["[2001:db8::1]:443", "https://[fe80::1%eth0]/"], ["[2001:db8::1]:443", "[fe80::1%eth0]"]),
+     (["2001:db8::1"], ["[2001:db8::1]"]),
+     (["pve1", " pve1 ", "pve2,"], ["pve1", "pve2"]), (["192.0.2.1:8006"], ["192.0.2.1:8006"])])
+def test_what_is_a_host(given: list[str], hosts: list[str]) -> None:
+    found = connection(api_host=given, api_token="u@pve!t=long-enough")
+    assert list(found.hosts) == hosts and found.warnings == ()
+    assert all(base_url(host, 8006).startswith("https://" + host) for host in hosts)
+
+
+@pytest.mark.parametrize("host", [
+    "http://pve1", "pve1/x", "pve1:x", "", " , ", "pve1#x", "pve1?x", "root@pve1", "https://root@pve1", "https://pve1/api2",
+    "pve1/", "https://pve1/api2/json?x=1", "https://pve1:8006#", "pve1:0", "pve1:65536", "pve1:123456", "ftp://pve1", "//pve1", "[pve1]",
+    "pve1\x00", "pve1\\x", "https://", "-pve1", "pve1:\u0661\u0662", "\u202epve1", "a:b:c", "%2e", "pve1%00", "HTTPS//pve1",
+    "[:::]:8006", "[1.2.3.4]"])
 def test_what_is_no_host(host: str) -> None:
     with pytest.raises(InputError, match="option 'api_host'"):
-        connection(api_host=[host], api_token="u@pve!t=s")
+        connection(api_host=[host], api_token="u@pve!t=long-enough")
+
+
+@pytest.mark.parametrize("option", ["api_token", "api_token_secret", "api_password"])
+def test_an_empty_secret_is_refused(option: str) -> None:
+    with pytest.raises(InputError, match="option '{0}': it is empty".format(option)):
+        connection(api_user="u@pve", **{option: ""})
+
+
+def test_a_short_secret_is_warned_of_but_no_one_time_code() -> None:
+    assert connection(api_user="u@pve", api_password="long-enough", api_otp="1234").warnings == ()
+    [warning] = connection(api_user="u@pve", api_password="short").warnings
+    assert warning.startswith("option 'api_password': the secret has fewer than 8 characters") and "short" not in warning
+    [warning] = connection(api_token="u@pve!t=abc").warnings
+    assert warning.startswith("option 'api_token'") and "abc" not in warning
+
+
+def test_certificates_that_are_not_verified_are_warned_of() -> None:
+    [warning] = connection(api_token="u@pve!t=long-enough", validate_certs=False).warnings
+    assert warning.startswith("option 'validate_certs'")
+
+
+@pytest.mark.parametrize(("mode", "words"), [
+    (0o600, ""), (0o640, ""), (0o644, "others can read '{0}'"), (0o602, "others can write '{0}'"),
+    (0o666, "others can read and write '{0}'")])
+@pytest.mark.parametrize(("option", "content"), [("api_token_file", "u@pve!t=long-enough"), ("api_password_file", "long-enough")])
+def test_a_secret_that_others_can_read_is_warned_of(
+    option: str, content: str, mode: int, words: str, tmp_path: pathlib.Path
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text(content)
+    file.chmod(mode)
+    expected = ["option '{0}': {1}; run chmod 600 on it".format(option, words.format(file))] if words else []
+    assert list(connection(api_user="u@pve", **{option: str(file)}).warnings) == expected
+
+
+@pytest.mark.parametrize("option", ["hook", "state_dir"])
+def test_what_others_can_write_is_warned_of(option: str, tmp_path: pathlib.Path) -> None:
+    given = {name: spec.get("default") for name, spec in arguments.SNAP.options.items()}
+    given.update(guests=["@all"], label="daily", state_dir=str(tmp_path))
+    place = tmp_path / "place"
+    place.mkdir() if option == "state_dir" else place.touch()
+    place.chmod(0o755)
+    assert arguments.snap({**given, option: str(place)}).limits.warnings == ()
+    place.chmod(0o777)
+    [warning] = arguments.snap({**given, option: str(place)}).limits.warnings
+    assert warning == "option '{0}': others can write '{1}'; run chmod o-w on it".format(option, place)
 
 
 def test_an_option_wins_over_every_method_of_the_environment() -> None:

@@ -121,7 +121,7 @@ def with_options(**options: Any) -> dict[str, Any]:
         ([{**SNAP, "on_failure": ["alert"]}], {}, "'on_failure' names 'alert', which is no unit"),
         ([SNAP], {"credentials": [TOKEN, TOKEN]}, "two credentials have the name"),
         ([SNAP], {"credentials": [{**TOKEN, "secret": "s3cret"}]}, "is not of the form USER@REALM!TOKENID=SECRET"),
-        ([with_options(api_host="https://pve1")], {}, "'https://pve1' is not a host"),
+        ([with_options(api_host="http://pve1")], {}, "'http://pve1' is not a host"),
         ([with_options(api_timeout="soon")], {}, "'soon' is not a duration"),
         ([with_options(api_token_id="a@pve!b")], {}, "mutually exclusive"),
         ([with_options(api_token_id="a@pve!b")], {"credentials": []}, "it is missing beside api_token_id"),

@@ -130,7 +130,7 @@ def base_url(host: str, default_port: int) -> str:
     """The API's address of ``host``, ``host:port``, ``[v6]``, ``[v6]:port`` or a bare IPv6 address."""
     if host.count(":") > 1 and not host.startswith("["):
         host = "[{0}]".format(host)
-    match = re.match(r"\A(\[[^\]]+\]|[^:/\s]+)(?::(\d+))?\Z", host)
+    match = re.match(r"\A(\[[^\]]+\]|[^:/\s]+)(?::([0-9]+))?\Z", host)
     if not match:
         raise ValueError(host)
     return "https://{0}:{1}/api2/json".format(match.group(1), match.group(2) or default_port)
