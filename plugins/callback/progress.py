@@ -132,6 +132,8 @@ class Screen:
         text = "{0}: {1}/{2} done, {3} running, {4} waiting, {5} failed{6}".format(
             one_line(" ".join(part for part in (host, run["job"], run["label"]) if part)), run["done"], run["total"],
             run["running"], run["total"] - run["done"] - run["running"], run["failed"], self._rate(run))
+        for held in run.get("held_up") or []:
+            text += one_line("; {0}: {1}".format(held["vmid"], held["reason"]))
         try:
             width = os.get_terminal_size(self._descriptor).columns or 80
         except OSError:

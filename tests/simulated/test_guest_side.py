@@ -452,6 +452,6 @@ def test_somebody_else_s_change_in_between_is_not_written_over(monkeypatch: pyte
 def test_the_option_needs_its_privilege_and_a_vm() -> None:
     with Running(world(guest(100, agent=False), guest(101, type="lxc"))) as cluster:
         report = agent_options(cluster, enable=True)
-        assert report.failed and "VM.Config.Options" in entry(report, 100)["reason"]
+        assert report.failed and entry(report, 100)["reason"] == "missing privilege: VM.Config.Options on /vms/100"
         report = agent_options(cluster, guests="101")
         assert report.failed and report.message == "the selector matches no VM; containers have no agent"

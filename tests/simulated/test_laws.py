@@ -9,15 +9,16 @@ import pathlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 from ansible_collections.pve.autosnap.plugins.module_utils import arguments
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs import acting, hooks
+from ansible_collections.pve.autosnap.plugins.module_utils.jobs import run as run_module
 from ansible_collections.pve.autosnap.plugins.module_utils.pve import errors, session
 from ansible_collections.pve.autosnap.plugins.module_utils.pve.cluster import Cluster
 from simulator.running import Running
-from worlds import daily, entry, guest, hook, names, run_clean, run_snap, world, writes
+from worlds import ALL, SECRET, TOKEN, daily, entry, guest, hook, names, run_clean, run_info, run_snap, world, writes
 
 FOREIGN = {"name": "before_upgrade", "age": 90_000_000, "description": "made by hand"}
 PINNED = {"name": "autodaily200101000000", "age": 80_000_000, "description": "cv4pve-autosnap\nkeep this one"}
@@ -660,6 +661,74 @@ def test_law_15_a_host_of_another_cluster_is_refused() -> None:
         assert report.result["failure"]["code"] == "cluster"
         assert "other1" in report.message and "pve2" in report.message
         assert not writes(other)
+
+
+AUDITOR = {TOKEN: {"secret": SECRET, "grants": {"/": [*ALL, "Sys.Audit"]}}}
+THREE = {"nodes": {"pve1": {}, "pve2": {}, "pve3": {}}}
+
+
+def before_writes(monkeypatch: pytest.MonkeyPatch, action: Callable[[], Any]) -> None:
+    """Do something when the run has read everything and has written nothing."""
+    original = run_module.act
+
+    def act(*given: Any) -> Any:
+        action()
+        return original(*given)
+
+    monkeypatch.setattr(run_module, "act", act)
+
+
+def cut_off(tokens: dict[str, Any], *guests: dict[str, Any]) -> Running:
+    """Three nodes; the first API host is that of pve2, the second that of pve1."""
+    cluster = Running(world(*guests, **THREE, tokens=tokens), hosts=2)
+    cluster.pve.host_nodes = ["pve2", "pve1"]
+    return cluster
+
+
+@pytest.mark.parametrize("tokens", [AUDITOR, {TOKEN: {"secret": SECRET, "grants": {"/": ALL}}}], ids=["told", "seen"])
+def test_a_host_without_quorum_is_left_for_one_that_has_it(tokens: dict[str, Any]) -> None:
+    with cut_off(tokens, guest(100, node="pve1"), guest(101, node="pve2"), guest(102, node="pve3")) as cluster:
+        cluster.pve.cut_off = {"pve2"}
+        for report in (run_snap(cluster), run_info(cluster)):
+            assert any("API host {0} has no quorum, so {1} is used".format(*cluster.hosts) in text for text in report.warnings)
+            if "snapshot" in report.result["guests"][0]:
+                assert [item["status"] for item in report.result["guests"]] == ["created", "unreachable", "created"]
+
+
+@pytest.mark.parametrize("tokens", [AUDITOR, {TOKEN: {"secret": SECRET, "grants": {"/": ALL}}}], ids=["told", "seen"])
+def test_a_host_that_loses_quorum_in_mid_run_is_left_and_each_guest_keeps_its_own_reason(
+    tokens: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guests = [guest(100 + n, node="pve{0}".format(n % 3 + 1), snapshots=daily(2)) for n in range(9)]
+    with cut_off(tokens, *guests) as cluster:
+        before_writes(monkeypatch, lambda: cluster.pve.cut_off.add("pve2"))
+        report = run_snap(cluster, keep=2, max_parallel=2)
+        for item in report.result["guests"]:
+            if item["node"] == "pve2":
+                assert item["status"] == "failed" and "- Permission denied" in item["reason"]
+            else:
+                assert (item["status"], item["reason"], len(item["pruned"])) == ("created", "", 1)
+        assert "failure" not in report.result
+        assert any("has no quorum, so" in text for text in report.warnings)
+
+
+def test_a_refusal_for_lack_of_quorum_is_sent_to_the_next_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    with cut_off(AUDITOR, guest(100, node="pve1")) as cluster:
+        cluster.pve.fault("POST", r"/snapshot$", status=500, reason="cluster not ready - no quorum?")
+        before_writes(monkeypatch, lambda: cluster.pve.cut_off.add("pve2"))
+        report = run_snap(cluster)
+        assert entry(report, 100)["status"] == "created" and not report.failed
+
+
+def test_where_nobody_has_quorum_the_run_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    guests = [guest(100 + n, node="pve{0}".format(n % 3 + 1)) for n in range(12)]
+    with cut_off(AUDITOR, *guests) as cluster:
+        before_writes(monkeypatch, cluster.pve.lose_quorum)
+        report = run_snap(cluster, max_parallel=1)
+        assert report.result["failure"]["code"] == "quorum" and len(writes(cluster)) < 4
+        assert report.result["summary"]["failed"] == 12
+        own = [item["reason"] for item in report.result["guests"] if not item["reason"].startswith("not started")]
+        assert all("- Permission denied" in reason for reason in own)
 
 
 def test_fatal_errors_stop_the_run_and_leave_nobody_out() -> None:

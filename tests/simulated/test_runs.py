@@ -27,6 +27,7 @@ from ansible_collections.pve.autosnap.plugins.module_utils.pve.errors import (
     HostUnreachable,
     NotProxmox,
     PveError,
+    Undecided,
     UntrustedCertificate,
 )
 from simulator.running import Running
@@ -257,6 +258,27 @@ def test_pools_with_sub_pools_and_members_that_cannot_be_seen() -> None:
         assert entry(report, 101)["status"] == "unreachable"
         assert "grant VM.Audit on /vms/101" in entry(report, 101)["reason"]
         assert not run_snap(cluster, "@pool-prod,-@pool-prod/db").failed
+
+
+@pytest.mark.parametrize("guests", ["100,101,-@pool-prod", "@all,-@pool-prod", "@all,-@pool-prod&@type-qemu"])
+@pytest.mark.parametrize("name", ["snap", "clean", "info"])
+def test_an_exclusion_that_cannot_be_decided_stops_the_run_before_any_write(guests: str, name: str) -> None:
+    rights = {"/vms": ALL[:2], "/storage": ["Datastore.Audit"]}
+    tokens = {TOKEN: {"secret": SECRET, "grants": rights}}
+    with Running(world(guest(100), guest(101), pools={"prod": [101]}, tokens=tokens)) as cluster:
+        run = {"snap": run_snap, "clean": run_clean, "info": run_info}[name]
+        with pytest.raises(Undecided, match=r"whom '-@pool-prod.*' excludes cannot be decided.*Pool.Audit on /pool/prod"):
+            run(cluster, guests, on_unmatched="warn", **{"keep": 1} if name == "clean" else {})
+        assert not writes(cluster)
+        cluster.pve.grant(TOKEN, "/pool/prod", "Pool.Audit")
+        report = run(cluster, guests, **{"keep": 1} if name == "clean" else {})
+        assert not report.failed and [item["vmid"] for item in report.result["guests"]] == [100]
+
+
+def test_an_empty_pool_excludes_nobody_and_is_warned_of() -> None:
+    with Running(world(guest(100), pools={"prod": []})) as cluster:
+        report = run_snap(cluster, "@all,-@pool-prod")
+        assert not report.failed and any("'-@pool-prod' matched no guest" in warning for warning in report.warnings)
 
 
 def test_a_pool_that_may_not_be_audited_is_not_found_and_the_privilege_is_named() -> None:
@@ -645,7 +667,7 @@ def test_api_calls_of_a_steady_state_run_on_100_guests(
         ("expect_guests", -5, "'expect_guests'"),
         ("expect_guests", [100.7], "'expect_guests'"),
         ("guests", "@nonsense", "'guests'"),
-        ("api_host", ["https://x"], "'api_host'"),
+        ("api_host", ["http://x"], "'api_host'"),
         ("api_host", [], "'api_host'"),
         ("api_token", "nonsense", "'api_token'"),
         ("ca_path", "/nonexistent", "'ca_path'"),
@@ -938,3 +960,30 @@ def test_a_snapshot_of_another_timestamp_format_is_never_pruned_by_every_label()
         assert list(shown.warnings) == [warning]
         run_clean(cluster, label=["daily20"], keep=0)
         assert names(cluster, 100) == []
+
+
+def test_a_wrong_one_time_code_is_called_so() -> None:
+    with Running(world(guest(100))) as cluster:
+        cluster.pve.otp = "123456"
+        words = "took the password of 'autosnap@pve' and refused the one-time code; check api_otp"
+        with pytest.raises(AuthenticationFailed, match=words):
+            run_snap(cluster, api_token=None, api_user="autosnap@pve", api_password="pass-word-77", api_otp="000000")
+
+
+def test_a_silent_node_is_named_and_what_is_not_known_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its task ended long before ``timeout``, and nobody could see that."""
+    with Running(world(guest(100, node="pve2"), create_seconds=0.2)) as cluster:
+        monkeypatch.setattr(watcher, "POLL_MAX", 0.2)
+        cluster.pve.fault("GET", r"/nodes/pve2/tasks", None, status=595, reason="Connection refused")
+        report = run_snap(cluster, timeout="2s")
+        found = entry(report, 100)
+        assert found["status"] == "timeout"
+        assert found["reason"].startswith("how the task ended is not known, since node pve2 has not answered for ")
+        assert "still ran" not in found["reason"] and "595 Connection refused" in found["reason"]
+
+
+def test_an_answer_595_names_its_node() -> None:
+    with Running(world(guest(100, node="pve2"))) as cluster:
+        cluster.pve.fault("GET", r"/nodes/pve2/", None, status=595, reason="Connection refused")
+        found = entry(run_snap(cluster, api_timeout="1s"), 100)
+        assert (found["status"], found["reason"]) == ("unreachable", "node pve2 does not answer: 595 Connection refused")

@@ -76,6 +76,8 @@ class SimulatedPve(FakePve):
         self.half_deletes: set[int] = set()
         self.half_delete_text = ""
         self.half_creates: dict[int, str] = {}
+        self.host_nodes: list[str] = []
+        self.cut_off: set[str] = set()
         self.freeze_errors: dict[int, str] = {}
         self.thaw_errors: dict[int, str] = {}
         self.nameless_nodes: set[str] = set()
@@ -358,6 +360,8 @@ class SimulatedPve(FakePve):
         items = [item for item in _data(answer) if item["type"] != "storage"]
         pools = [name for name in sorted(self.pools) if self.allowed(user, "/pool/" + name, "Pool.Audit")]
         for item in items:
+            if item["type"] == "node":
+                item["status"] = self._seen_from(request, item["node"]) or item["status"]
             if item.get("pool") not in pools:
                 item.pop("pool", None)
             if item["type"] in ("qemu", "lxc") and item["node"] in self.nameless_nodes:
@@ -393,6 +397,7 @@ class SimulatedPve(FakePve):
     async def _nodes(self, request: web.Request) -> web.Response:
         items = _data(await super()._nodes(request))
         for item in items:
+            item["status"] = self._seen_from(request, item["node"]) or item["status"]
             if not self.allowed(request[USER], "/nodes/" + item["node"], "Sys.Audit"):
                 for key in ("cpu", "maxcpu", "mem", "maxmem", "disk", "maxdisk", "uptime"):
                     item.pop(key, None)
@@ -401,7 +406,24 @@ class SimulatedPve(FakePve):
     async def _cluster_status(self, request: web.Request) -> web.Response:
         self.require(request[USER], "/", "Sys.Audit")
         items = _data(await super()._cluster_status(request))
+        items[0]["quorate"] = int(not self._lacks_quorum(self._node_of(request)))
         return ok([item for item in items if len(self.nodes) > 1 or item["type"] != "cluster"])
+
+    def _node_of(self, request: web.Request) -> str:
+        """The node whose API host was asked: the first one, where ``host_nodes`` does not say another."""
+        assert request.transport is not None
+        address = request.transport.get_extra_info("sockname")[0]
+        return dict(zip(self.hosts, self.host_nodes)).get(address, sorted(self.nodes)[0])
+
+    def _lacks_quorum(self, node: str) -> bool:
+        return not self.quorate or node in self.cut_off
+
+    def _seen_from(self, request: web.Request, node: str) -> str | None:
+        """Without quorum a host shows itself as unknown and the others as offline (1563); it is so for who is cut off, too."""
+        here = self._node_of(request)
+        if self._lacks_quorum(here):
+            return "unknown" if node == here else "offline"
+        return "offline" if node in self.cut_off else None
 
     def _routes_simulator(self) -> list[tuple[str, str, Any]]:
         one = "/nodes/{node}/"
@@ -664,7 +686,7 @@ class SimulatedPve(FakePve):
 
     def _fail_write(self, kind: str, vmid: int) -> None:
         """Without quorum the config cannot be written, in the task (api-facts 5.3)."""
-        if not self.quorate:
+        if self._lacks_quorum(self.guest(int(vmid)).node):
             raise TaskError("unable to open file '/etc/pve/nodes/n/{0}/{1}.conf.tmp.1' - Permission denied".format(kind, vmid))
 
     async def _missing(self, kind: str, ttype: str, v: dict[str, Any], user: str) -> str:
@@ -698,7 +720,7 @@ class SimulatedPve(FakePve):
                     "snaptime": int(time.time()), "description": str(v.get("description", "")), "snapstate": "prepare"}
                 raise TaskError(self.half_creates[guest.vmid])
             return await self.task(guest.node, ttype, guest.vmid, user, half, vm=guest, lock=False)
-        if not self.quorate:
+        if guest is not None and self._lacks_quorum(guest.node):
             async def body() -> None:
                 self._fail_write(kind, v["vmid"])
             return await self.task(v["node"], ttype, v["vmid"], user, body)

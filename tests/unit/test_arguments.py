@@ -59,8 +59,9 @@ def test_what_is_a_host(given: list[str], hosts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("host", [
-    "http://pve1", "pve1/x", "pve1:x", "", " , ", "pve1#x", "pve1?x", "root@pve1", "https://root@pve1", "https://pve1/api2",
-    "pve1/", "https://pve1/api2/json?x=1", "https://pve1:8006#", "pve1:0", "pve1:65536", "pve1:123456", "ftp://pve1", "//pve1", "[pve1]",
+    "http://pve1", "pve1/x", "pve1:x", "", " , ", "pve1#x", "pve1?x", "root@pve1", "https://root@pve1",
+    "https://pve1/api2", "pve1/", "https://pve1/api2/json?x=1", "https://pve1:8006#", "pve1:0", "pve1:65536", "pve1:123456",
+    "ftp://pve1", "//pve1", "[pve1]",
     "pve1\x00", "pve1\\x", "https://", "-pve1", "pve1:\u0661\u0662", "\u202epve1", "a:b:c", "%2e", "pve1%00", "HTTPS//pve1",
     "[:::]:8006", "[1.2.3.4]"])
 def test_what_is_no_host(host: str) -> None:

@@ -147,3 +147,23 @@ def test_what_is_no_message_is_left_out(reader: Any) -> None:
     assert os.read(read, 1000) == b"pve7 snap daily 1/200 100 a: created\n"
     for end in (read, write):
         os.close(end)
+
+
+def test_a_guest_that_waits_for_somebody_else_is_told_while_it_waits(reader: Any) -> None:
+    source, path = reader
+    run = Progress("snap", "daily", "pve1", 2, path)
+    run.begun(100)
+    for _look in range(3):
+        run.held_up(100, "web1", "locked (backup), for 600 s at the most")
+    run.begun(100)
+    run.ended(100, "web1", "created", "", False)
+    run.close()
+    seen = []
+    while not seen or seen[-1]["event"] != "end":
+        seen.append(told(source))
+    assert [(m["done"], m["running"], [held["vmid"] for held in m["held_up"]]) for m in seen] == [
+        (0, 1, []), (0, 0, [100]), (0, 1, []), (1, 0, []), (1, 0, [])]
+    assert [guest["status"] for m in seen for guest in m["guests"]] == ["waits", "created"]
+    log = shown(False, *seen)
+    assert "pve1 snap daily 0/2 100 web1: waits (locked (backup), for 600 s at the most)\n" in log
+    assert "; 100: locked (backup" in shown(True, *seen)

@@ -134,7 +134,7 @@ class Crew:
         if reason is not None:
             return Stop(reason, at_once=True)
         if self.fatal is not None:
-            return Stop(self.fatal.message, at_once=False)
+            return Stop("the run was stopped: " + self.fatal.message, at_once=False)
         return None
 
 
@@ -576,7 +576,8 @@ class GuestRun:
         pause = min(self._pause, self._crew.limits.lock_timeout - self._waited)
         if pause <= 0:
             self._give_up(reason)
-        self._crew.progress.waits(self._guest.vmid)
+        self._crew.progress.held_up(self._guest.vmid, self._guest.name or "", "{0}, for {1:.0f} s at the most".format(
+            reason, self._crew.limits.lock_timeout))
         self._waited += pause
         self._pause = min(RETRY_MAX, self._pause * (1 if self._guest.lock else 2))
         yield Later(pause)

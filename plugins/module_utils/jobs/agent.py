@@ -93,7 +93,7 @@ def agent(settings: AgentSettings, session: Session, check: bool, diff: bool) ->
     message = "; ".join(problems) or "{0} VMs: {1}".format(len(entries), ", ".join(
         "{0} {1}".format(summary[status], status) for status in STATUSES if summary[status]))
     warnings = [
-        *situation.resources.unreadable,
+        *session.warnings, *situation.resources.unreadable,
         *("selector term '{0}' {1}".format(term.term, term.reason) for term in situation.unmatched)]
     return Report(result, bool(problems), message, tuple(warnings))
 
@@ -128,6 +128,10 @@ def _enable(cluster: Cluster, plan: AgentPlan) -> AgentPlan:
             if not cluster.agent_option(plan.guest).enabled:
                 raise error
         return replace(plan, now=cluster.config(plan.guest).agent, option=cluster.agent_option(plan.guest))
+    except errors.PermissionDenied:
+        # The server names every privilege that any option of a VM may need.
+        return replace(
+            plan, enable=done, status=FAILED, problem="missing privilege: VM.Config.Options on /vms/{0}".format(plan.guest.vmid))
     except errors.PveError as error:
         if errors.is_fatal(error):
             raise

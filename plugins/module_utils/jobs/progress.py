@@ -22,6 +22,7 @@ from typing import Any, Callable, Dict, List, Optional, Set
 VARIABLE = "AUTOSNAP_PROGRESS"
 REASON_MAX = 120  # characters; a datagram stays small
 GUESTS_MAX = 100  # in one datagram
+HELD_MAX = 5  # guests that wait for somebody else, in one datagram
 GOOD_BYE = 2.0  # seconds that a run gives a slow reader at its end
 
 
@@ -39,6 +40,7 @@ class Progress:
         self._socket: Optional[socket.socket] = None
         self._lock = threading.Lock()
         self._running: Set[int] = set()
+        self._waiting: Dict[int, str] = {}
         self._untold: List[Dict[str, Any]] = []
         self._done = 0
         self._failed = 0
@@ -46,6 +48,7 @@ class Progress:
     def begun(self, vmid: int) -> None:
         """A guest is worked on."""
         with self._lock:
+            self._waiting.pop(vmid, None)
             self._running.add(vmid)
             self._send("running")
 
@@ -56,17 +59,29 @@ class Progress:
                 self._running.discard(vmid)
                 self._send("running")
 
+    def held_up(self, vmid: int, name: str, reason: str) -> None:
+        """A guest waits for somebody else; told once for each reason."""
+        with self._lock:
+            if self._path and self._waiting.get(vmid) != reason:
+                self._waiting[vmid] = reason
+                self._running.discard(vmid)
+                self._tell(vmid, name, "waits", reason)
+                self._send("running")
+
     def ended(self, vmid: int, name: str, status: str, reason: str, red: bool) -> None:
         """A guest is done with."""
         with self._lock:
             self._running.discard(vmid)
+            self._waiting.pop(vmid, None)
             self._done += 1
             self._failed += red
             if self._path:
-                self._untold.append({
-                    "vmid": vmid, "name": name, "status": status, "reason": self._hide(reason)[:REASON_MAX],
-                    "done": self._done})
+                self._tell(vmid, name, status, reason)
             self._send("running")
+
+    def _tell(self, vmid: int, name: str, status: str, reason: str) -> None:
+        self._untold.append({
+            "vmid": vmid, "name": name, "status": status, "reason": self._hide(reason)[:REASON_MAX], "done": self._done})
 
     def close(self) -> None:
         """The run is over."""
@@ -86,6 +101,8 @@ class Progress:
             return False
         told = {
             **self._head, "event": event, "done": self._done, "running": len(self._running), "failed": self._failed,
+            "held_up": [{"vmid": vmid, "reason": self._hide(reason)[:REASON_MAX]}
+                        for vmid, reason in list(self._waiting.items())[:HELD_MAX]],
             "guests": self._untold[:GUESTS_MAX]}
         try:
             if self._socket is None:

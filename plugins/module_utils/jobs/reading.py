@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, Iterable, List, Optional, Sequence, Tuple, TypeVar, cast
+from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, TypeVar, cast
 
 from ..arguments import Target
 from ..model import Guest, GuestConfig, SnapshotList
@@ -75,17 +75,21 @@ def read_situation(
     unfinished snapshot is looked at again (two or three calls).
 
     The pools of ``more_terms`` are read too; these terms select nobody.
-    Raises the errors that leave nothing to work on: no host, no way in, no quorum is none of them.
+    Raises the errors that leave nothing to work on: no host, no way in, an exclusion that cannot be decided.
     """
     resources = cluster.resources()
+    away = [node for node in resources.nodes if node.status == "offline"]
+    if 2 * len(away) >= len(resources.nodes) > 1 and session.prefer_quorum():
+        resources = cluster.resources()
     session.expect_nodes([node.name for node in resources.nodes])
     offline = {node.name for node in resources.nodes if node.status == "offline"}
     guests, configs = _name(cluster, resources.guests, offline)
     named = {pool for term in target.terms for pool in term.pools}
     members = cluster.pool_members(sorted(named | {pool for term in more_terms for pool in term.pools}))
+    _must_be_decidable([*target.terms, *more_terms], members)
     pools = {pool: frozenset(ids) for pool, ids in members.items()}
     visible = {guest.vmid for guest in guests}
-    invisible = {vmid: pool for pool in sorted(named) for vmid in pools[pool] if vmid not in visible}
+    invisible = {vmid: pool for pool in sorted(named) for vmid in pools.get(pool, ()) if vmid not in visible}
     hidden = [Guest(vmid, "", "", "unknown") for vmid in sorted(invisible)]
     chosen = selection.select(
         target.terms, [*guests, *hidden], pools, frozenset(invisible))
@@ -138,6 +142,16 @@ def read_situation(
         server_time=session.clock.now(),
         pools=pools,
     )
+
+
+def _must_be_decidable(terms: Sequence[selection.Term], members: Mapping[str, Sequence[int]]) -> None:
+    """Undecided for an exclusion by a pool that cannot be seen: who is in it would be taken though he is excluded."""
+    for term in terms:
+        for pool in term.pools if term.exclude else ():
+            if pool not in members:
+                raise errors.Undecided(
+                    "option 'guests': whom '{0}' excludes cannot be decided, since the pool '{1}' cannot be seen, so nothing was "
+                    "done; is its name right, and does the token have Pool.Audit on /pool/{1}?".format(term.text, pool))
 
 
 def _looked_at_again(state: GuestState, cluster: Cluster, tasks: Tasks, server_time: int) -> GuestState:

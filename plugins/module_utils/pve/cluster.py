@@ -84,10 +84,10 @@ class Cluster:
     def pool_members(self, pools: Sequence[str]) -> Dict[str, Tuple[int, ...]]:
         """Ids of the guests in each pool (lower case, sub-pools included), as the pools name them.
 
-        The members are not filtered by VM.Audit (api-facts 1.5). Pools that the user may not audit
+        The members are not filtered by VM.Audit (api-facts 1.5). Pools that are not there, or that the user may not audit,
         are left out.
         """
-        members: Dict[str, List[int]] = {pool: [] for pool in pools}
+        members: Dict[str, List[int]] = {}
         listed = self._session.read("pools").data or [] if pools else []
         names = errors.understood("the pools", lambda: [str(item["poolid"]) for item in listed])
         for name in names:
@@ -95,7 +95,7 @@ class Cluster:
             if wanted:
                 ids = self._members(name)
                 for pool in wanted:
-                    members[pool] += ids
+                    members.setdefault(pool, []).extend(ids)
         return {pool: tuple(ids) for pool, ids in members.items()}
 
     def _members(self, name: str) -> List[int]:

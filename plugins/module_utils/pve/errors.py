@@ -76,13 +76,15 @@ class PveError(Exception):
 
     ``status`` is the HTTP status (None without an answer), ``errors`` the map of refused parameters.
     ``uncertain`` when a write may have been carried out whose end was not seen, ``slow`` when the request was
-    taken and no answer came in time, ``refused`` when no connection was made.
+    taken and no answer came in time, ``refused`` when no connection was made, ``elsewhere`` when nothing ran and another API
+    host may do better.
     """
 
     code = "error"
     uncertain = False
     slow = False
     refused = False
+    elsewhere = False
 
     def __init__(
         self,
@@ -97,10 +99,14 @@ class PveError(Exception):
         self.errors = {bounded(key): bounded(text) for key, text in list((errors or {}).items())[:FIELDS_MAX]}
         self.upid = upid
 
+    def say(self, message: str) -> None:
+        """Say it in other words."""
+        self.message = bounded(message)
+        self.args = (self.message,)
+
     def hide(self, hidden: Callable[[str], str]) -> None:
         """Take secrets out of every text in it (law 12)."""
-        self.message = hidden(self.message)
-        self.args = (self.message,)
+        self.say(hidden(self.message))
         self.errors = {hidden(key): hidden(text) for key, text in self.errors.items()}
 
     @property
@@ -182,6 +188,12 @@ class ClusterChanged(PveError):
     code = "cluster"
 
 
+class NoQuorum(PveError):
+    """No API host that is left has quorum: nothing can be written."""
+
+    code = "quorum"
+
+
 class NotProxmox(PveError):
     """200 with a body that is not the API's."""
 
@@ -192,6 +204,12 @@ class NotUnderstood(PveError):
     """An answer of the API's form whose content has another shape, type or size than anything known."""
 
     code = "answer"
+
+
+class Undecided(PveError):
+    """Whom an exclusion means cannot be seen."""
+
+    code = "selector"
 
 
 class NoLongerWanted(PveError):
@@ -252,9 +270,10 @@ def understood(what: str, read: Callable[[], _Found]) -> _Found:
 
 # After one of these there is no point in going on with other guests.
 FATAL = (
-    AuthenticationFailed, UntrustedCertificate, HostUnreachable, ClusterChanged, DependencyMissing, Interrupted, NoThread)
+    AuthenticationFailed, UntrustedCertificate, HostUnreachable, ClusterChanged, DependencyMissing, Interrupted, NoThread,
+    NoQuorum)
 
 
 def is_fatal(error: PveError) -> bool:
     """True when the whole run must stop: no way in, another cluster, or no quorum."""
-    return isinstance(error, FATAL) or error.kind == QUORUM
+    return isinstance(error, FATAL)

@@ -187,6 +187,10 @@ class Session:
         self._silent: Dict[str, float] = {}
         self._alive_at: Dict[int, float] = {}
         self._answered_at: Dict[str, float] = {}
+        self._quorum_lock = threading.Lock()
+        self._without_quorum: Set[int] = set()
+        self._nodes_without_quorum: Set[str] = set()
+        self.warnings: List[str] = []
         self._stopped: Callable[[], Optional[str]] = lambda: None
         self._bases = [base_url(host, port) for host in hosts]
         self._secrets = secrets or Secrets(credentials.secrets)
@@ -224,6 +228,77 @@ class Session:
         self._expected = frozenset(names)
         self._verified = {self._current}
         self._first_host = self.host
+
+    def prefer_quorum(self) -> bool:
+        """Go over to an API host whose cluster has quorum, where that in use has none. For the start of a run, where many nodes
+        are shown as offline; up to two calls for each host. True when another one is used from now on.
+        """
+        first = self._current
+        if self._has_quorum(first):
+            return False
+        for index in range(len(self._bases)):
+            if index != first and self._has_quorum(index):
+                self._leave(first, index)
+                return True
+        if self._quorum(first) is False:
+            self.warnings.append(
+                "API host {0} has no quorum: what it shows may be old, and nothing can be written".format(self.host))
+        return False
+
+    def doubt_quorum(self, node: str, text: str) -> bool:
+        """After a write that a node refused for lack of quorum: leave the API host, where it has none either, for the next one.
+
+        True when that was done. NoQuorum with ``text`` where there is none left: nobody could write. A node that has lost its
+        quorum tells nothing of the others, so each node makes the hosts doubtful once.
+        """
+        with self._quorum_lock:
+            index = self._current
+            if node in self._nodes_without_quorum:
+                return False
+            self._nodes_without_quorum.add(node)
+            if self._has_quorum(index):
+                return False
+            self._without_quorum.add(index)
+            for step in range(1, len(self._bases)):
+                other = (index + step) % len(self._bases)
+                if other not in self._without_quorum:
+                    self._leave(index, other)
+                    return True
+            raise errors.NoQuorum("there is no quorum, as {0} sees it: {1}".format(self.host, text))
+
+    def _leave(self, index: int, other: int) -> None:
+        self.warnings.append("API host {0} has no quorum, so {1} is used in its place".format(
+            _place(self._bases[index]), _place(self._bases[other])))
+        with self._lock:
+            self._current = other
+
+    def _has_quorum(self, index: int) -> bool:
+        """Whether a host has quorum, as it says, or as what it sees of the others lets us think."""
+        told = self._quorum(index)
+        return self._sees_most_nodes(index) if told is None else told
+
+    def _quorum(self, index: int) -> Optional[bool]:
+        """Whether a host says that its cluster has quorum; None where it does not say so (Sys.Audit, going-back-facts 41)."""
+        try:
+            listed = self._send(index, "get", ("cluster", "status"), {}, _Kind(READ, float("inf"))).data
+            found = errors.understood("its status", lambda: [item.get("quorate") for item in listed if item["type"] == "cluster"])
+        except errors.Interrupted:
+            raise
+        except errors.PveError:
+            return None
+        # A node on its own has no entry of a cluster.
+        return not found or str(found[0]) in ("1", "True")
+
+    def _sees_most_nodes(self, index: int) -> bool:
+        """The only trace without Sys.Audit: a host without quorum shows all others as offline (going-back-facts 41)."""
+        try:
+            listed = self._send(index, "get", ("nodes",), {}, _Kind(READ, float("inf"))).data
+            offline = errors.understood("its nodes", lambda: [item.get("status") == "offline" for item in listed])
+        except errors.Interrupted:
+            raise
+        except errors.PveError:
+            return False
+        return 2 * offline.count(True) < len(offline)
 
     def obey(self, stopped: Callable[[], Optional[str]]) -> None:
         """From now on no call is sent while ``stopped`` gives a reason, and those under way are cut: Interrupted."""
@@ -347,6 +422,11 @@ class Session:
             raise
         except errors.PveError as error:
             error.hide(self._secrets.hidden)
+            node = str(path[1]) if path[0] == "nodes" and len(path) > 1 else ""
+            if isinstance(error, errors.NodeUnreachable) and node and node not in error.message:
+                error.say("node {0} does not answer: {1}".format(node, error.message))
+            if error.kind == errors.QUORUM and not error.uncertain:
+                error.elsewhere = self.doubt_quorum(node, error.message)
             raise
 
     def _alive(self, index: int, kind: _Kind) -> bool:
@@ -537,7 +617,7 @@ def _read_may_repeat(error: errors.PveError) -> bool:
         return error.retry_after <= RETRY_AFTER_MAX
     if isinstance(error, errors.NodeUnreachable):
         return error.status is not None or isinstance(error, (errors.NodeSlow, errors.NodeBroken))
-    return isinstance(error, errors.HostUnreachable)
+    return isinstance(error, errors.HostUnreachable) or error.elsewhere
 
 
 def _write_may_repeat(error: errors.PveError) -> bool:

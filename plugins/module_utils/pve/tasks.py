@@ -263,6 +263,8 @@ class Tasks:
                     return Done(upid)
                 if failed.kind == errors.UNKNOWN_RESULT and effect():
                     return Done(upid, failed.message)
+                if failed.kind == errors.QUORUM:
+                    self._session.doubt_quorum(guest.node, failed.message)
                 raise
 
     def _send(self, call: Tuple[str, Tuple[object, ...], Dict[str, Any]], still: Optional[Callable[[], bool]]) -> object:

@@ -70,8 +70,14 @@ class TicketAuth(transport.NoAuth):
                 raise errors.AuthenticationFailed(
                     "user '{0}' needs a second factor; use an API token (api_token_id and api_token_secret), or "
                     "give the code as api_otp".format(self._credentials.user), 401)
-            answer = self._post(base_url, **{
-                "password": "totp:" + self._credentials.otp, "tfa-challenge": self._understood(base_url, answer, "ticket")[0]})
+            challenge = self._understood(base_url, answer, "ticket")[0]
+            try:
+                answer = self._post(base_url, **{"password": "totp:" + self._credentials.otp, "tfa-challenge": challenge})
+            except errors.AuthenticationFailed as error:
+                error.say(
+                    "{0} took the password of '{1}' and refused the one-time code; check api_otp: each code is good once, for "
+                    "half a minute".format(origin(base_url), self._credentials.user))
+                raise
         self._take(base_url, answer)
 
     def _take(self, base_url: str, answer: Dict[str, Any]) -> None:

@@ -202,6 +202,10 @@ class Watcher:
         if node.limited_since is not None and now - node.limited_since >= LIMITED_PATIENCE and problem is not None:
             return errors.NodeUnreachable(problem.message, problem.status, upid=task.upid.text)
         if task.deadline is not None and now >= task.deadline:
+            if problem is not None:
+                return TaskTimeout(
+                    "how the task ended is not known, since node {0} has not answered for {1:.0f} s ({2}); look there".format(
+                        task.upid.node, now - task.seen, problem.message), upid=task.upid.text)
             return TaskTimeout(
                 "the task still ran after {0:.0f} s; it goes on (raise 'timeout' if it needs longer)".format(
                     task.timeout), upid=task.upid.text)
