@@ -17,7 +17,9 @@ options:
     choices: [wait, skip, fail]
     default: wait
   lock_timeout:
-    description: How long a locked guest is waited for.
+    description:
+      - How long a locked guest is waited for. A single guest in a backup makes a run take so much longer than all the others.
+      - V(0), or O(locked=skip), is for short jobs that must not wait for backups.
     type: str
     default: 10m
   hook:

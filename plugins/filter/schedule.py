@@ -49,7 +49,7 @@ _NAME = re.compile(r"\A[a-z0-9][a-z0-9_-]{0,47}\Z")
 _VARIABLE = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]*\Z")
 _UNIT = re.compile(r"\A[A-Za-z0-9:_.@%\\-]+\.(?:service|target|path|timer|socket|mount)\Z")
 _CRON_MACROS = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
-_CRON_PART = re.compile(r"\A(?:\*|(\d+|[a-z]{3})(?:-(\d+|[a-z]{3}))?)(?:/(\d+))?\Z")
+_CRON_PART = re.compile(r"\A(?:\*|([0-9]{1,2}|[a-z]{3})(?:-([0-9]{1,2}|[a-z]{3}))?)(?:/([0-9]{1,2}))?\Z")
 # Lowest and highest value of each field of cron, and the names of its values.
 _CRON_FIELDS: Sequence[Tuple[int, int, Mapping[str, int]]] = (
     (0, 59, {}), (0, 23, {}), (1, 31, {}), (1, 12, {name: number for number, name in enumerate(MONTHS, 1)}),
@@ -135,7 +135,7 @@ def _credential(credential: Mapping[str, Any], scheduler: str) -> Mapping[str, A
             "schedule_credentials", "the name '{0}' cannot name a file; write small letters, digits, - and _".format(name))
     if scheduler == "cron" and method not in ("auto", "file"):
         raise _Wrong("schedule_credentials", "the method '{0}' of '{1}' needs systemd; write 'file'".format(method, name))
-    if not secret.strip() or "\n" in secret:
+    if not secret.strip() or re.search("[\\x00-\\x1f\\x7f]", secret):
         raise _Wrong("schedule_credentials", "the secret of '{0}' must be one line of text".format(name))
     if credential.get("kind", "api_token") == "api_token":
         try:
@@ -160,6 +160,7 @@ def _job(
     where = "job '{0}': ".format(made["name"])
     if made["state"] == "absent":
         return made
+    _check_texts(made, where)
     if made.get("action") not in SPECS:
         raise _Wrong("schedule_jobs", where + "the action '{0}' is not snap, clean or report".format(made.get("action")))
     for key in ("randomized_delay", "accuracy", "time_limit"):
@@ -177,6 +178,24 @@ def _job(
     made["credential"] = _chosen(made, credentials, where)
     made["variables"] = _variables(made, common, where, state_path)
     return made
+
+
+def unprintable(values: Any) -> List[str]:
+    """The texts in values, however deep, that hold more than what is printed in one line: C(\\r) too begins one for systemd."""
+    if isinstance(values, Mapping):
+        return unprintable(list(values)) + unprintable(list(values.values()))
+    if isinstance(values, (list, tuple)):
+        return [text for value in values for text in unprintable(value)]
+    text = str(values)
+    return [] if text.isprintable() else [text]
+
+
+def _check_texts(job: Mapping[str, Any], where: str) -> None:
+    """All that goes into a unit, a crontab or a shell file."""
+    for key in ("on_calendar", "cron", "timer_timezone", "on_failure", "environment"):
+        for text in unprintable(job[key]):
+            raise _Wrong("schedule_jobs", where + "'{0}' holds {1!r}, which has a character that cannot be printed; write one "
+                                                  "line of text".format(key, text[:60]))
 
 
 def _check_cron(job: Mapping[str, Any], where: str) -> None:
@@ -200,7 +219,7 @@ def _cron_field(text: str, field: Tuple[int, int, Mapping[str, int]]) -> bool:
         match = _CRON_PART.match(part)
         if not match:
             return False
-        ends = [int(names.get(end, end)) if names.get(end) is not None or end.isdigit() else -1
+        ends = [int(names.get(end, end)) if names.get(end) is not None or end.isdecimal() else -1
                 for end in match.group(1, 2) if end is not None]
         if ends != sorted(ends) or any(not low <= end <= high for end in ends):
             return False
@@ -291,5 +310,6 @@ class FilterModule:
     def filters(self) -> Dict[str, Any]:
         """Name and function of each."""
         return {
-            "schedule_jobs": schedule_jobs, "credential_file": credential_file, "requirements_for": requirements_for,
+            "schedule_jobs": schedule_jobs, "unprintable": unprintable,
+            "credential_file": credential_file, "requirements_for": requirements_for,
             "unit_quoted": unit_quoted}

@@ -324,7 +324,12 @@ def test_cron_has_a_lock_a_time_limit_and_a_voice(machine: Machine) -> None:
             "options": {"guests": "@tag-slow", "label": "slow"}}
     # A link where its status is written leads nowhere but to what its user may write.
     machine.write("/root/precious", "as it was\n")
-    machine.schedule(slow, schedule_scheduler="cron")
+    # Who is told may hang: it must not hold the job's lock, nor read as root what the job's user points it at.
+    machine.write("/root/fds", "#!/bin/sh\nls -l /proc/$PPID/fd /proc/self/fd >>/root/open; cat >>/root/told\n")
+    machine.run("chmod", "755", "/root/fds")
+    notify = {**machine.variables()["schedule_notify"], "command": "/root/fds"}
+    machine.schedule(slow, schedule_scheduler="cron", schedule_notify=notify)
+    machine.sh("ln -s /root/precious /var/lib/autosnap/health/slow.json")
     machine.sh("ln -s /root/precious /var/lib/autosnap/slow.status.new")
     assert machine.sh("ls /etc/cron.d").split().count("autosnap-slow") == 1 and not machine.exists("/etc/cron.d/autosnap-daily")
     machine.sinks.mails.clear()
@@ -335,7 +340,9 @@ def test_cron_has_a_lock_a_time_limit_and_a_voice(machine: Machine) -> None:
     users = machine.sh("grep -l '^ansible-playboo' /proc/[0-9]*/comm | xargs -n 1 dirname | xargs stat -c %U").split()
     assert first.wait(60) == 124 and set(users) == {"autosnap"}
     assert machine.run("cat", "/root/precious").stdout == "as it was\n"
-    machine.run("rm", "/var/lib/autosnap/slow.status.new")
+    machine.run("rm", "/var/lib/autosnap/slow.status.new", "/var/lib/autosnap/health/slow.json")
+    assert "slow.lock" not in until(lambda: machine.sh("cat /root/open 2>/dev/null", check=False))
+    assert "time limit" in machine.sh("cat /root/told") and "as it was" not in machine.sh("cat /root/told")
     assert "time limit" in machine.run("journalctl", "--no-pager", "-o", "cat", "-t", "autosnap-slow").stdout
     assert re.search("Subject: .*slow on .* FAILED", until(lambda: machine.sinks.mails)[0])
     machine.sinks.mails.clear()
@@ -415,6 +422,43 @@ def test_an_upgrade_is_told_and_made(machine: Machine, tmp_path: pathlib.Path) -
     assert again.changed == 0 and "0.1.1 is installed, 0.1.1 is the newest" in " ".join(again.output.split())
     machine.run("systemctl", "start", UNIT + ".service")
     assert machine.schedule(schedule_collection_source=source).changed == 0
+
+
+def test_a_directory_of_others_is_neither_used_nor_taken_away(machine: Machine) -> None:
+    """Named by mistake: nothing is written into it, and nothing in it is deleted."""
+    machine.write("/srv/photos/one.jpg", "x")
+    before = machine.sh("ls -lRa /srv/photos")
+    for name in ("schedule_path", "schedule_venv_path", "schedule_config_path", "schedule_log_path"):
+        for state in ("present", "absent"):
+            play = machine.play("pve.autosnap.schedule", **machine.variables(
+                **{name: "/srv/photos", "schedule_state": state, "schedule_log": "file"}))
+            words = " ".join(play.output.split())
+            assert play.status != 0 and "'/srv/photos' holds files, and no .autosnap-schedule that says" in words, play.output
+    assert machine.sh("ls -lRa /srv/photos") == before
+    machine.sh("rm -r /srv/photos")
+
+
+def test_an_installation_without_the_mark_gets_it_and_is_not_taken_away_before(machine: Machine) -> None:
+    """As an earlier version left it."""
+    machine.schedule()
+    places = ("/opt/autosnap", "/opt/autosnap/venv", "/etc/autosnap", "/var/lib/autosnap")
+    assert all(machine.exists(place + "/.autosnap-schedule") for place in places)
+    machine.sh("rm " + " ".join(place + "/.autosnap-schedule" for place in places))
+    play = machine.play("pve.autosnap.schedule", **machine.variables(schedule_state="absent"))
+    assert play.status != 0 and "apply it with schedule_state=present first, which marks it" in " ".join(play.output.split())
+    assert machine.exists("/opt/autosnap/bin/autosnap-notify") and machine.exists("/etc/autosnap/jobs/daily.yml")
+    assert machine.schedule().changed > 0
+    assert all(machine.exists(place + "/.autosnap-schedule") for place in places)
+    assert machine.schedule().changed == 0
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("schedule_user", "auto\rsnap"), ("schedule_path", "/opt/auto snap"), ("schedule_state_path", "/var/lib/a\rExecStart=/x"),
+    ("schedule_hardening_overrides", {"IPAddressDeny": "any\rExecStart=/x"}), ("schedule_log_path", "/var/log/\u0661"),
+    ("schedule_python", "/usr/bin/python3\r")])
+def test_what_would_begin_a_line_of_a_unit_is_refused(machine: Machine, name: str, value: Any) -> None:
+    play = machine.play("pve.autosnap.schedule", "--check", **machine.variables(**{name: value}))
+    assert play.status != 0 and "'{0}': ".format(name) in " ".join(play.output.split()), play.output
 
 
 def test_nothing_is_left(machine: Machine) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import json
+import os
 import pathlib
 import re
 import ssl
@@ -116,7 +117,7 @@ def with_options(**options: Any) -> dict[str, Any]:
         ([{**SNAP, "cron": "15 4 * *"}], {"scheduler": "cron"}, "write five fields"),
         ([{**SNAP, "cron": "15 4 * * *; rm"}], {"scheduler": "cron"}, "write five fields"),
         *[([{**SNAP, "cron": wrong}], {"scheduler": "cron"}, "write five fields") for wrong in (
-            "60 4 * * *", "15 24 * * *", "0 0 0 * *", "0 0 * 13 *", "0 0 * * 8", "0 0 * * MONDAY", "*/0 4 * * *", "15 4\n* * *",
+            "60 4 * * *", "15 24 * * *", "0 0 0 * *", "0 0 * 13 *", "0 0 * * 8", "0 0 * * MONDAY", "*/0 4 * * *", "15 4",
             "5/2 4 * * *", "9-5 4 * * *", "0 0 * * xyz", "@reboot", "", "15 4 * * * ")],
         ([{**SNAP, "on_failure": ["alert"]}], {}, "'on_failure' names 'alert', which is no unit"),
         ([SNAP], {"credentials": [TOKEN, TOKEN]}, "two credentials have the name"),
@@ -128,6 +129,15 @@ def with_options(**options: Any) -> dict[str, Any]:
         ([SNAP], {"credentials": [{**TOKEN, "kind": "api_password"}]}, "'api_user'"),
         ([{**SNAP, "on_failure": ["x.service"]}], {"scheduler": "cron"}, "with cron use schedule_notify"),
         ([{**SNAP, "timer_timezone": "UTC"}], {"scheduler": "cron"}, "'timer_timezone' needs systemd"),
+        *[([{**SNAP, key: value}], {}, "'{0}' holds ".format(key)) for key, value in (
+            ("on_calendar", ["daily\rExecStart=/bin/sh"]), ("on_calendar", ["daily\u2028x"]), ("timer_timezone", "UTC\nX=1"),
+            ("on_failure", ["a.service\rX=1"]), ("environment", {"A": "1\rExecStart=/x"}), ("environment", {"A\x00": "1"}),
+            ("cron", "15 4 * * *\r"), ("environment", {"A": "\x1b[2J"}))],
+        ([{**SNAP, "cron": "15\u0664 4 * * *"}], {"scheduler": "cron"}, "write five fields"),
+        ([{**SNAP, "cron": "\uff15 4 * * *"}], {"scheduler": "cron"}, "write five fields"),
+        ([{**SNAP, "name": "daily\u0661"}], {}, "cannot name a unit"),
+        ([{**SNAP, "time_limit": "\u0661h"}], {}, "is not a duration"),
+        ([SNAP], {"credentials": [{**TOKEN, "secret": TOKEN["secret"] + "\r"}]}, "must be one line"),
         ([{**SNAP, "environment": {"A B": "1"}}], {}, "'A B' in 'environment' is no name"),
         ([{**SNAP, "environment": {"PROXMOX_TOKEN": "1"}}], {}, "would be readable by everybody"),
         ([{**SNAP, "credential": "dev"}], {}, "there is no credential 'dev'"),
@@ -293,12 +303,18 @@ def test_the_program_that_cron_starts_is_sound_bash(log: str, tmp_path: pathlib.
     assert checked.returncode == 0, checked.stdout
 
 
-def test_the_notifier_trusts_no_mail_server_but_a_proved_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The context that STARTTLS gets; the rest of it is tested with real mails in tests/roles."""
+def notifier() -> Any:
+    """The program that tells, as a module."""
     loader = importlib.machinery.SourceFileLoader("autosnap_notify", str(ROLE / "files" / "autosnap-notify"))
     notify = types.ModuleType("autosnap_notify")
     notify.__file__ = loader.path
     loader.exec_module(notify)
+    return notify
+
+
+def test_the_notifier_trusts_no_mail_server_but_a_proved_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The context that STARTTLS gets; the rest of it is tested with real mails in tests/roles."""
+    notify = notifier()
     server = mock.MagicMock()
     monkeypatch.setattr(notify.smtplib, "SMTP", server)
     told = {"event": "failure", "job": "d", "host": "h", "result": "", "exit_status": "2", "log": "x", "summary": ""}
@@ -311,10 +327,7 @@ def test_the_notifier_trusts_no_mail_server_but_a_proved_one(monkeypatch: pytest
 
 
 def test_services_are_told_what_the_job_says_or_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    loader = importlib.machinery.SourceFileLoader("autosnap_notify", str(ROLE / "files" / "autosnap-notify"))
-    notify = types.ModuleType("autosnap_notify")
-    notify.__file__ = loader.path
-    loader.exec_module(notify)
+    notify = notifier()
     monkeypatch.setenv("AUTOSNAP_HEALTH_PATH", str(tmp_path))
     settings = {"ntfy": {"url": "https://ntfy.example.com/topic", "token": "t"}, "webhook": {"url": "https://x"}}
     told = {"event": "failure", "job": "d", "host": "h", "result": "exit-code", "exit_status": "2", "log": "a\nno credential"}
@@ -332,3 +345,54 @@ def test_services_are_told_what_the_job_says_or_its_last_words(monkeypatch: pyte
         assert "no credential" in notify.services(settings, told)["ntfy"]["body"]["message"]
     (tmp_path / "d.json").write_text(json.dumps({**said, "status": "ok", "problems": [], "failed": False}))
     assert notify.services(settings, {**told, "event": "success"})["ntfy"]["body"]["title"].endswith("is well")
+
+
+@pytest.mark.parametrize(
+    "kind", ["pipe", "link", "directory", "device", "huge", "deep", "list", "odd times", "odd problems", "not text"])
+def test_whatever_lies_where_health_is_looked_for_the_services_are_told(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """The job's user may put anything there; who waits for a word gets the job's last ones."""
+    notify, path = notifier(), tmp_path / "d.json"
+    said = digest({"failed": True, "guests": []}, "snap", "d", "c")
+    {
+        "pipe": lambda: os.mkfifo(path), "link": lambda: path.symlink_to("/etc/passwd"), "directory": path.mkdir,
+        "device": lambda: path.symlink_to("/dev/zero"), "huge": lambda: path.write_text(" " * (notify.HEALTH_MAX + 1) + "{}"),
+        "deep": lambda: path.write_text("[" * 200_000), "list": lambda: path.write_text("[1]"),
+        "odd times": lambda: path.write_text(json.dumps({**said, "time": "now"})),
+        "odd problems": lambda: path.write_text(json.dumps({**said, "problems": [7, {}], "summary": 3, "duration": "x"})),
+        "not text": lambda: path.write_bytes(b"\xff\xfe{"),
+    }[kind]()
+    monkeypatch.setenv("AUTOSNAP_HEALTH_PATH", str(tmp_path))
+    told = {"event": "failure", "job": "d", "host": "h", "result": "exit-code", "exit_status": "2", "log": "a\nlast words"}
+    settings = {"ntfy": {"url": "https://ntfy.example.com/topic"}}
+    assert notify.services(settings, told)["ntfy"]["body"]["message"].startswith("the run: exit-code (last words)")
+    assert "last words" in notify.summary(settings, told)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to read as somebody else")
+def test_health_is_read_as_the_job_s_user(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    notify, path = notifier(), tmp_path / "d.json"
+    path.write_text("secret of root")
+    path.chmod(0o600)
+    tmp_path.chmod(0o755)
+    assert notify.read(str(path), 100) == b"secret of root"
+    with pytest.raises(PermissionError):
+        notify.read(str(path), 100, "nobody")
+    assert os.geteuid() == 0 and notify.read(str(path), 4) == b"root"
+
+
+def test_the_log_that_is_told_steers_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("old\n" * 90_000 + "\x1b[2J\u202eweb\r\nlast\ttab\x85\n", newline="")
+    monkeypatch.setenv("AUTOSNAP_LOG", str(log))
+    told = notifier().log("d")
+    assert told.endswith("old\n?[2J?web\nlast\ttab?") and len(told.split("\n")) <= 60
+    log.unlink()
+    os.mkfifo(log)
+    assert notifier().log("d") == ""
+
+
+@pytest.mark.parametrize("values", ["a\rb", ["x", "y\n"], {"k": ["\x1b"]}, {"k\x00": 1}, "\u202e", "\u2028"])
+def test_what_cannot_be_printed_is_found_however_deep(values: Any) -> None:
+    assert schedule.unprintable(values) and not schedule.unprintable({"k": ["Ärger 5 %", 7, None]})
