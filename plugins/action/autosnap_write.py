@@ -17,6 +17,7 @@ import tempfile
 from typing import Any, Dict, Optional
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.pve.autosnap.plugins.module_utils.files import regular_file
 
 
 class ActionModule(ActionBase):
@@ -44,8 +45,7 @@ class ActionModule(ActionBase):
 
 def _read(path: str) -> Optional[bytes]:
     try:
-        with open(path, "rb") as handle:
-            return handle.read()
+        return regular_file(path)
     except FileNotFoundError:
         return None
 

@@ -16,7 +16,7 @@ PRIORITIES = {"ok": 2, "warning": 4, "critical": 5}
 LINES = 12
 TEXT_MAX = 1500
 BREAK = "\u200b"  # nobody sees it, and what it stands in is no mention and no link any more
-_LIVE = re.compile(r"(?<=@)|(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
+_LIVE = re.compile(r"(?<=[@&])|(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
 _MARKUP = re.compile(r"([\\`*_\[\]()<>#|~!]|\A[-+])")
 
 
@@ -56,7 +56,7 @@ def _said(digest: Mapping[str, Any], reserved: int = 0) -> List[str]:
 
 def _who(problem: Mapping[str, Any]) -> str:
     node = "on " + _short(problem["node"], 64) if problem["node"] else ""
-    parts = [str(problem["vmid"] or ""), _short(problem["name"], 40), node]
+    parts = [_short(str(problem["vmid"] or ""), 20), _short(problem["name"], 40), node]
     return " ".join(part for part in parts if part) or "the run"
 
 

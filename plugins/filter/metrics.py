@@ -11,6 +11,7 @@ from typing import Any, Dict, Mapping, Sequence
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.pve.autosnap.plugins.filter.digest import LEVELS, held
+from ansible_collections.pve.autosnap.plugins.module_utils.files import regular_file
 from ansible_collections.pve.autosnap.plugins.module_utils.text import cleaned
 
 try:
@@ -98,7 +99,7 @@ class _Registry:
 def _last_success(path: str) -> float | None:
     """What the file of the last run says; None where there is none, or one that cannot be read."""
     try:
-        text = pathlib.Path(path).expanduser().read_text(encoding="utf-8")
+        text = regular_file(str(pathlib.Path(path).expanduser())).decode()
         families: Sequence[Any] = list(prometheus_client.parser.text_string_to_metric_families(text))
     except (OSError, ValueError):
         return None

@@ -181,20 +181,24 @@ def _job(
 
 
 def unprintable(values: Any) -> List[str]:
-    """The texts in values, however deep, that hold more than what is printed in one line: C(\\r) too begins one for systemd."""
+    """The texts in values, however deep, that hold more than what is printed in one line: C(\\r) too begins one for systemd.
+
+    And those with digits that are not of ASCII, which some programs read and others do not.
+    """
     if isinstance(values, Mapping):
         return unprintable(list(values)) + unprintable(list(values.values()))
     if isinstance(values, (list, tuple)):
         return [text for value in values for text in unprintable(value)]
     text = str(values)
-    return [] if text.isprintable() else [text]
+    odd = any(character.isdecimal() and not character.isascii() for character in text)
+    return [text] if odd or not text.isprintable() else []
 
 
 def _check_texts(job: Mapping[str, Any], where: str) -> None:
     """All that goes into a unit, a crontab or a shell file."""
     for key in ("on_calendar", "cron", "timer_timezone", "on_failure", "environment"):
         for text in unprintable(job[key]):
-            raise _Wrong("schedule_jobs", where + "'{0}' holds {1!r}, which has a character that cannot be printed; write one "
+            raise _Wrong("schedule_jobs", where + "'{0}' holds {1!r}, which has a character that cannot be used there; write one "
                                                   "line of text".format(key, text[:60]))
 
 

@@ -39,7 +39,7 @@ MADE_BY_MAX = 500
 _HEADER = re.compile(r"\A[\x21-\x7e]+\Z")  # what a header may hold without being split or refused
 # An address of the API too, as it stands in a browser: with https alone, and without anything that leads elsewhere.
 _HOST = re.compile(
-    r"\A(?P<url>https://)?(?P<host>\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]|[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\.?)"
+    r"\A(?P<url>(?i:https)://)?(?P<host>\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]|\w(?:[\w.-]*\w)?\.?)"
     r"(?::(?P<port>[0-9]{1,5}))?(?P<path>/(?:api2/json/?)?)?\Z")
 _IPV6_ZONE = re.compile(r"%[A-Za-z0-9._-]+\Z")
 SHORT = 8  # characters; what a shorter secret masks is half of what is shown
@@ -435,7 +435,7 @@ def _verify(params: Mapping[str, Any]) -> Any:
 def _credentials(params: Mapping[str, Any], env: Mapping[str, str], warnings: List[str]) -> Credentials:
     """The credentials that are given; ``warnings`` gets what is wrong with them all the same."""
     for option in ("api_token", "api_token_secret", "api_password"):
-        if params.get(option) == "":
+        if params.get(option) is not None and not str(params[option]).strip():
             raise InputError(option, "it is empty; leave it out, or give the secret")
     given = {name: params.get(name) for name in (
         "api_token", "api_token_file", "api_token_id", "api_token_secret", "api_password", "api_password_file")}
@@ -460,8 +460,12 @@ def _open_to_others(option: str, path: str, bits: int, remedy: str) -> List[str]
     """A sentence where others may do with a file or a directory what ``bits`` of its mode say; none where it is not there."""
     try:
         mode = os.stat(os.path.expanduser(path)).st_mode
+        around = os.stat(os.path.dirname(os.path.abspath(os.path.expanduser(path)))).st_mode
     except OSError:
         return []
+    if stat.S_ISREG(mode) and around & stat.S_IWOTH and not around & stat.S_ISVTX:
+        return ["option '{0}': others can replace '{1}', since they can write its directory; run chmod o-w on that".format(
+            option, path)]
     if not mode & bits or stat.S_ISFIFO(mode):
         return []
     can = " and ".join(word for bit, word in ((stat.S_IROTH, "read"), (stat.S_IWOTH, "write")) if mode & bits & bit)

@@ -16,7 +16,10 @@ from typing import Any
 
 UNSEEN = "?"  # stands for a character that cannot be seen, or that moves those around it
 # What Python takes for printable and nobody sees: fillers, joiners, the blank of Braille.
-_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\uffa0]")
+# The one that asks for a coloured picture stays behind a picture.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\uffa0\ufe00-\ufe0e\U00016fe4\U000e0100-\U000e01ef]"
+    "|(?<![\u203c-\u3299\U0001f000-\U0001faff])\ufe0f")
 _SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 _BREAK = re.compile("\r\n?|\u0085|\u2028|\u2029")
 # Keys of results whose texts have several lines.

@@ -325,7 +325,7 @@ def test_cron_has_a_lock_a_time_limit_and_a_voice(machine: Machine) -> None:
     # A link where its status is written leads nowhere but to what its user may write.
     machine.write("/root/precious", "as it was\n")
     # Who is told may hang: it must not hold the job's lock, nor read as root what the job's user points it at.
-    machine.write("/root/fds", "#!/bin/sh\nls -l /proc/$PPID/fd /proc/self/fd >>/root/open; cat >>/root/told\n")
+    machine.write("/root/fds", "#!/bin/sh\nls -l /proc/$PPID/fd /proc/self/fd >>/root/open; cat >>/root/told; sleep 100 &\n")
     machine.run("chmod", "755", "/root/fds")
     notify = {**machine.variables()["schedule_notify"], "command": "/root/fds"}
     machine.schedule(slow, schedule_scheduler="cron", schedule_notify=notify)
@@ -342,6 +342,8 @@ def test_cron_has_a_lock_a_time_limit_and_a_voice(machine: Machine) -> None:
     assert machine.run("cat", "/root/precious").stdout == "as it was\n"
     machine.run("rm", "/var/lib/autosnap/slow.status.new", "/var/lib/autosnap/health/slow.json")
     assert "slow.lock" not in until(lambda: machine.sh("cat /root/open 2>/dev/null", check=False))
+    machine.run("flock", "--nonblock", "/run/autosnap/slow.lock", "true")
+    machine.sh("pkill -f '^sleep 100'", check=False)
     assert "time limit" in machine.sh("cat /root/told") and "as it was" not in machine.sh("cat /root/told")
     assert "time limit" in machine.run("journalctl", "--no-pager", "-o", "cat", "-t", "autosnap-slow").stdout
     assert re.search("Subject: .*slow on .* FAILED", until(lambda: machine.sinks.mails)[0])
@@ -426,16 +428,22 @@ def test_an_upgrade_is_told_and_made(machine: Machine, tmp_path: pathlib.Path) -
 
 def test_a_directory_of_others_is_neither_used_nor_taken_away(machine: Machine) -> None:
     """Named by mistake: nothing is written into it, and nothing in it is deleted."""
-    machine.write("/srv/photos/one.jpg", "x")
-    before = machine.sh("ls -lRa /srv/photos")
-    for name in ("schedule_path", "schedule_venv_path", "schedule_config_path", "schedule_log_path"):
+    others = {
+        "schedule_path": "/srv/postgres/bin/postgres", "schedule_venv_path": "/srv/webapp/requirements.txt",
+        "schedule_config_path": "/srv/ansible/ansible.cfg", "schedule_log_path": "/srv/photos/one.jpg",
+        "schedule_state_path": "/var/lib/photos/one.jpg"}
+    for path in others.values():
+        machine.write(path, "x")
+    before = machine.sh("ls -lRa /srv /var/lib/photos")
+    for name, path in others.items():
+        place = "/".join(path.split("/")[:3 if name != "schedule_state_path" else 4])
         for state in ("present", "absent"):
             play = machine.play("pve.autosnap.schedule", **machine.variables(
-                **{name: "/srv/photos", "schedule_state": state, "schedule_log": "file"}))
-            words = " ".join(play.output.split())
-            assert play.status != 0 and "'/srv/photos' holds files, and no .autosnap-schedule that says" in words, play.output
-    assert machine.sh("ls -lRa /srv/photos") == before
-    machine.sh("rm -r /srv/photos")
+                **{name: place, "schedule_state": state, "schedule_log": "file"}))
+            words = "'{0}' holds files, and no .autosnap-schedule that says".format(place)
+            assert play.status != 0 and words in " ".join(play.output.split()), play.output
+    assert machine.sh("ls -lRa /srv /var/lib/photos") == before
+    machine.sh("rm -r /srv/* /var/lib/photos")
 
 
 def test_an_installation_without_the_mark_gets_it_and_is_not_taken_away_before(machine: Machine) -> None:

@@ -720,6 +720,37 @@ def test_a_refusal_for_lack_of_quorum_is_sent_to_the_next_host(monkeypatch: pyte
         assert entry(report, 100)["status"] == "created" and not report.failed
 
 
+@pytest.mark.parametrize("status", [500, 429, 403])
+def test_an_answer_that_fails_is_no_proof_that_quorum_is_lost(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API host is well, and so are two of three nodes."""
+    guests = [guest(100 + n, node="pve{0}".format(n % 3 + 1)) for n in range(6)]
+    with Running(world(*guests, **THREE)) as cluster:
+        before_writes(monkeypatch, lambda: cluster.pve.cut_off.add("pve2"))
+        cluster.pve.fault("GET", r"/nodes$", 1 if status != 403 else None, status=status, reason="for a moment")
+        report = run_snap(cluster, max_parallel=1)
+        assert [item["status"] for item in report.result["guests"]] == ["created", "failed", "created"] * 2
+
+
+def test_a_failover_never_leads_back_to_a_host_without_quorum() -> None:
+    guests = [guest(100 + n, node="pve{0}".format(1 + 2 * (n % 2))) for n in range(4)]
+    with cut_off(AUDITOR, *guests) as cluster:
+        cluster.pve.cut_off = {"pve2"}
+        asked: list[str] = []
+
+        def blip() -> Any:
+            asked.append("down")
+            return cluster.pve.kill_host(1)
+
+        async def back() -> None:
+            await cluster.pve.revive_host(1)
+
+        cluster.when_written(blip)
+        cluster.when_seen(r"GET .*/tasks", back)
+        threading.Timer(2.0, lambda: cluster.call(back()) if 1 not in cluster.pve._sites else None).start()
+        report = run_snap(cluster, api_timeout="2s")
+        assert asked and not [item for item in report.result["guests"] if item["status"] == "unreachable"]
+
+
 def test_where_nobody_has_quorum_the_run_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     guests = [guest(100 + n, node="pve{0}".format(n % 3 + 1)) for n in range(12)]
     with cut_off(AUDITOR, *guests) as cluster:

@@ -952,8 +952,8 @@ def test_a_snapshot_of_another_timestamp_format_is_never_pruned_by_every_label()
         assert sorted(names(cluster, 100)) == sorted(one["name"] for one in old)
         [warning] = report.warnings
         assert warning == (
-            "guest 100: snapshot autodaily20261120020000 is written in another timestamp_format than this run's: no run with "
-            "this one will ever prune it. So it is with 2 more")
+            "guest 100: snapshot autodaily20261120020000 is perhaps of another timestamp_format than this run's: no run with "
+            "this one would ever prune it. So it is with 2 more")
         shown = run_info(cluster)
         assert {s["name"]: (s["state"], s["label"]) for s in entry(shown, 100)["snapshots"]} == {
             one["name"]: ("ambiguous", "daily20") for one in old}
@@ -987,3 +987,36 @@ def test_an_answer_595_names_its_node() -> None:
         cluster.pve.fault("GET", r"/nodes/pve2/", None, status=595, reason="Connection refused")
         found = entry(run_snap(cluster, api_timeout="1s"), 100)
         assert (found["status"], found["reason"]) == ("unreachable", "node pve2 does not answer: 595 Connection refused")
+
+
+@pytest.mark.parametrize("locked", ["wait", "skip", "fail"])
+def test_a_create_that_leaves_its_lock_says_so_with_the_text_of_another_lock_too(
+    locked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acting, "STUCK_WAIT", 0.5)
+    with Running(world(guest(100))) as cluster:
+        cluster.pve.half_creates[100] = "can't lock file '/var/lock/qemu-server/lock-100.conf' - got timeout"
+        report = run_snap(cluster, locked=locked, lock_timeout="2s")
+        assert "needs unlock: run 'qm unlock 100'" in entry(report, 100)["reason"]
+        assert [broken["snapstate"] for broken in report.result["broken"]] == ["prepare"]
+
+
+def test_a_create_that_loses_quorum_at_its_commit_says_that_it_left_its_lock() -> None:
+    with Running(world(guest(100))) as cluster:
+        cluster.pve.half_creates[100] = "unable to open file '/etc/pve/nodes/n/qemu-server/100.conf.tmp.1' - Permission denied"
+        cluster.pve.lose_quorum()
+        report = run_snap(cluster)
+        assert "needs unlock: run 'qm unlock 100'" in entry(report, 100)["reason"]
+        assert "Permission denied" in entry(report, 100)["reason"]
+        assert [broken["snapstate"] for broken in report.result["broken"]] == ["prepare"]
+
+
+def test_info_calls_nothing_broken_that_began_after_the_task_that_failed() -> None:
+    """Without Sys.Audit the task of somebody else is not seen, and the last that is seen is an old one of ours."""
+    with Running(world(guest(100))) as cluster:
+        cluster.pve.task_errors[(100, "qmsnapshot")] = ["no space left"]
+        assert run_snap(cluster).failed
+        one = cluster.pve.guest(100)
+        one.snapshots["by_hand"] = {"snaptime": int(time.time()) + 200, "description": "", "snapstate": "prepare"}
+        cluster.pve.set_lock(one, "snapshot")
+        assert run_info(cluster).result["broken"] == []

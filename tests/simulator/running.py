@@ -41,10 +41,26 @@ class Running:
         return self
 
     def __exit__(self, *_unused: object) -> None:
-        self.call(self.pve.stop())
+        self.call(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
         self._directory.cleanup()
+
+    async def _end(self) -> None:
+        """Stop to listen, then end what still runs: Proxmox VE's tasks, answers that come late, and watchers."""
+        await self.pve.stop()
+        # Those too whose handshake is not done, which no server knows of yet.
+        for transport in list(getattr(self._loop, "_transports", {}).values()):
+            transport.abort()
+        while left := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=5)
+        # What was aborted is told so in the next turns of the loop, TLS in one, its socket in another.
+        for _turn in range(5):
+            await asyncio.sleep(0)
+        await self._loop.shutdown_asyncgens()
 
     @property
     def hosts(self) -> list[str]:

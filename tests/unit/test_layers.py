@@ -18,6 +18,7 @@ PACKAGE = "ansible_collections.pve.autosnap.plugins.module_utils"
 ALLOWED = {
     "model": set(),
     "text": set(),
+    "files": set(),
     "policy": {"model", "policy"},
     "pve": {"model", "pve"},
     "arguments": {"policy", "pve"},

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 MARKER = naming.LEGACY_MARKERS[0]
 TIMES = st.datetimes(datetime.datetime(2000, 1, 1), datetime.datetime(2099, 12, 31))
-LABELS = st.from_regex(r"\A[A-Za-z0-9_-]{0,8}[A-Za-z]\Z")
+LABELS = st.from_regex(r"\A[A-Za-z0-9_-]{0,8}[A-Za-z]\Z").filter(lambda label: not label.endswith(lookalike._WORDS))
 
 
 def ours(text: str = naming.DEFAULT_FORMAT) -> naming.Recognition:
@@ -44,6 +44,15 @@ def test_labels_that_end_with_a_digit_are_labels(label: str) -> None:
     assert not lookalike.ambiguous(ours(), "auto" + label + "261122021500", label)
 
 
+@pytest.mark.parametrize("form", [
+    "-yyMMddHHmmss", "_yyMMddHHmmss", "dddyyMMddHHmmss", "ddddyyMMddHHmmss", "MMMyyMMddHHmmss", "%a%y%m%d%H%M%S",
+    "yyyyMMddHHmmss"])
+def test_a_timestamp_that_begins_with_something_else_is_ambiguous_too(form: str) -> None:
+    name = "autodaily" + naming.TimestampFormat(form).format(datetime.datetime(2026, 11, 20, 2, 0, 0))
+    read = ours().label_in(name)
+    assert read not in (None, "daily") and lookalike.ambiguous(ours(), name, read)
+
+
 @pytest.mark.parametrize(("name", "read"), [
     ("autodaily20261120020000", "daily20"), ("autodaily261120020000" "123", None), ("autodaily20000107010203", "daily20")])
 def test_what_is_ambiguous_is_neither_whole_nor_foreign(name: str, read: str | None) -> None:
@@ -54,13 +63,23 @@ def test_what_is_ambiguous_is_neither_whole_nor_foreign(name: str, read: str | N
         assert [label for label, _snapshot in found.ambiguous] == ([read] if read and not whole else [])
 
 
+@pytest.mark.parametrize("form", [
+    "yyyy-MM-dd_HH-mm-ss", "yyMMdd-HHmm", "yyMMddHH", "yyyy-MM-dd", "%Y-%m-%dT%H-%M-%S", "dd-MM-yyyy-HH-mm-ss",
+    "MMM_dd_yyyy_HHmm", "%Y%j%H%M", "yyyyMMddhhmmsstt"])
+def test_every_other_format_of_its_own_label_is_told_of(form: str) -> None:
+    name = "autodaily" + naming.TimestampFormat(form).format(datetime.datetime(2026, 11, 20, 2, 0, 0))
+    [told] = lookalike.sentences(ours(), ("daily",), {100: [Snapshot(name, 1, MARKER)]})
+    assert name in told and "perhaps of another timestamp_format" in told
+    assert lookalike.sentences(ours(), ("weekly",), {100: [Snapshot(name, 1, MARKER)]}) == []
+
+
 def test_what_a_run_says_once() -> None:
     guests = {
         100: [Snapshot("autodaily20261120020000", 1, MARKER), Snapshot("autodaily261121020000", 2, MARKER)],
         101: [Snapshot("autodaily20261121020000", 3, MARKER), Snapshot("autodaily261122020000", 4, "mine"),
               Snapshot("autoweekly261122020000", 5, "mine"), Snapshot("before_upgrade", 6, "mine")]}
     first, second = lookalike.sentences(ours(), ("daily",), guests)
-    assert first.startswith("guest 100: snapshot autodaily20261120020000 is written in another timestamp_format")
+    assert first.startswith("guest 100: snapshot autodaily20261120020000 is perhaps of another timestamp_format")
     assert first.endswith(". So it is with 1 more")
     assert second.startswith("guest 101: snapshot autodaily261122020000 is named as ours are") and "more" not in second
     assert lookalike.sentences(ours(), None, guests)[1].endswith(". So it is with 1 more")

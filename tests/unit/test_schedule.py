@@ -133,8 +133,9 @@ def with_options(**options: Any) -> dict[str, Any]:
             ("on_calendar", ["daily\rExecStart=/bin/sh"]), ("on_calendar", ["daily\u2028x"]), ("timer_timezone", "UTC\nX=1"),
             ("on_failure", ["a.service\rX=1"]), ("environment", {"A": "1\rExecStart=/x"}), ("environment", {"A\x00": "1"}),
             ("cron", "15 4 * * *\r"), ("environment", {"A": "\x1b[2J"}))],
-        ([{**SNAP, "cron": "15\u0664 4 * * *"}], {"scheduler": "cron"}, "write five fields"),
-        ([{**SNAP, "cron": "\uff15 4 * * *"}], {"scheduler": "cron"}, "write five fields"),
+        ([{**SNAP, "cron": "15\u0664 4 * * *"}], {"scheduler": "cron"}, "'cron' holds "),
+        ([{**SNAP, "cron": "\uff15 4 * * *"}], {"scheduler": "cron"}, "'cron' holds "),
+        ([{**SNAP, "on_calendar": ["*-*-* 0\u0664:15"]}], {}, "'on_calendar' holds "),
         ([{**SNAP, "name": "daily\u0661"}], {}, "cannot name a unit"),
         ([{**SNAP, "time_limit": "\u0661h"}], {}, "is not a duration"),
         ([SNAP], {"credentials": [{**TOKEN, "secret": TOKEN["secret"] + "\r"}]}, "must be one line"),
@@ -384,7 +385,7 @@ def test_health_is_read_as_the_job_s_user(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 def test_the_log_that_is_told_steers_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     log = tmp_path / "log"
-    log.write_text("old\n" * 90_000 + "\x1b[2J\u202eweb\r\nlast\ttab\x85\n", newline="")
+    log.write_text("old\n" * 90_000 + "\x1b[2J\u202eweb\r\nlast\ttab\x9b\n", newline="")
     monkeypatch.setenv("AUTOSNAP_LOG", str(log))
     told = notifier().log("d")
     assert told.endswith("old\n?[2J?web\nlast\ttab?") and len(told.split("\n")) <= 60
@@ -393,6 +394,7 @@ def test_the_log_that_is_told_steers_nothing(monkeypatch: pytest.MonkeyPatch, tm
     assert notifier().log("d") == ""
 
 
-@pytest.mark.parametrize("values", ["a\rb", ["x", "y\n"], {"k": ["\x1b"]}, {"k\x00": 1}, "\u202e", "\u2028"])
+@pytest.mark.parametrize(
+    "values", ["a\rb", ["x", "y\n"], {"k": ["\x1b"]}, {"k\x00": 1}, "\u202e", "\u2028", "\u0665", ["port \uff15"]])
 def test_what_cannot_be_printed_is_found_however_deep(values: Any) -> None:
     assert schedule.unprintable(values) and not schedule.unprintable({"k": ["Ärger 5 %", 7, None]})

@@ -38,7 +38,10 @@ def test_what_is_seen_stays_as_it_is(said: str) -> None:
 @pytest.mark.parametrize(("said", "shown"), [
     ("\x1b[2J\x1b[1;1HPLAY RECAP", "?[2J?[1;1HPLAY RECAP"), ("web\u202e10bew", "web?10bew"), ("a\r\nb\rc\nd", "a b c d"),
     ("a\ud800b", "a?b"), ("a\u200bb\u2060c\ufeffd\u00ade", "a?b?c?d?e"), ("a\u3164b\u115fc", "a?b?c"), ("a\u00a0b", "a b"),
-    ("\u009b31m", "?31m"), ("a\tb\x00", "a b?"), ("a\u2028b", "a b")])
+    ("\u009b31m", "?31m"), ("a\tb\x00", "a b?"), ("a\u2028b", "a b"),
+    ("cv4pve-autosnap\ufe0f", "cv4pve-autosnap?"),
+    ("\u2764\ufe0f \U0001f5a5\ufe0f", "\u2764\ufe0f \U0001f5a5\ufe0f"),
+    ("a\U000e0101", "a?"), ("a\U00016fe4", "a?")])
 def test_one_line(said: str, shown: str) -> None:
     assert text.one_line(said) == shown
 
@@ -56,6 +59,7 @@ def test_a_clean_result_can_be_written_anywhere(value: object) -> None:
 
 
 HOSTILE = (
+    "&commat;here &#64;all http&#58;//evil.example "
     "@channel <!here> [click](http://evil.example) ![x](https://evil.example/x.png) <at>all</at> `code` **b** "
     "www.evil.example")
 
@@ -70,8 +74,8 @@ def hostile_digest() -> dict[str, object]:
     return {
         "job_name": "snap", "cluster": "pve", "status": "critical", "summary": {}, "health": {}, "failed": True, "duration": 1.0,
         "message": "m", "problems": [{
-            "level": "critical", "vmid": 100, "name": "@all\u202e\x1b[31m", "node": "pve1", "status": "failed",
-            "reason": HOSTILE}]}
+            "level": "critical", "vmid": "100\n\x1b[2J\nPLAY RECAP", "name": "@all\u202e\x1b[31m", "node": "pve1",
+            "status": "failed", "reason": HOSTILE}]}
 
 
 @pytest.mark.parametrize("service", ["mattermost", "teams", "slack"])
@@ -85,10 +89,10 @@ def test_nobody_is_called_and_nothing_leads_anywhere_but_the_link(service: str) 
     foreign = told[:-len(link)]
     assert "<!here>" not in foreign and "\x1b" not in foreign and "\u202e" not in foreign
     if service != "slack":
-        for live in ("@all", "@channel", "](", "![", "://", "www.", "<at>"):
+        for live in ("@all", "@channel", "](", "![", "://", "www.", "<at>", "&commat;", "&#64;", "&#58;"):
             assert live not in foreign, live
 
 
 def test_a_message_is_what_people_read() -> None:
     told = messages.message_text(hostile_digest())
-    assert told.splitlines()[0].startswith("100 @all??[31m on pve1: failed (@channel")
+    assert told.splitlines()[0].startswith("100 ?[2J PLAY RECAP @all??[31m on pve1: failed (&commat;here")

@@ -201,6 +201,7 @@ class GuestRun:
 
     def _ended(self) -> None:
         self._count_what_is_held()
+        self._crew.fatal = self._crew.fatal or self._crew.session.no_quorum
         self.outcome.touch()
         self.outcome.errors += self._troubles
         self.outcome.red = self.outcome.red or bool(self._troubles)
@@ -227,6 +228,8 @@ class GuestRun:
 
     def _steps(self) -> Steps:
         plan = self._plan
+        if plan.unlock:
+            yield from self._unlocked()
         if plan.repairs:
             yield from self._repair()
         if plan.prune_first and plan.prunes:
@@ -518,6 +521,10 @@ class GuestRun:
         waitable = error.kind in WAITABLE and not isinstance(error, errors.NodeUnreachable)
         if waitable and self._crew.limits.locked == "wait":
             return True
+        # A lock of a snapshot that the task met is somebody else's, and so is what is half made under it.
+        told = isinstance(error, (errors.TaskFailed, errors.LostWrite)) and error.kind != errors.BROKEN_LOCK
+        if told and self._left_locked(self._name):
+            raise Finished("failed", "{0}; create: {1}".format(needs_unlock(self._guest), error.message))
         if waitable and error.kind != errors.CONTENTION and self._crew.limits.locked == "skip":
             raise Finished("skipped", error.message, red=True)
         if error.kind == errors.HIBERNATED:
@@ -526,11 +533,7 @@ class GuestRun:
             raise Finished("skipped", "template")
         if error.kind == errors.MOVED:
             self._still_there()
-        if not isinstance(error, (errors.TaskFailed, errors.LostWrite)):
-            raise error
-        if self._left_locked(self._name):
-            raise Finished("failed", "{0}; create: {1}".format(needs_unlock(self._guest), error.message))
-        if errors.is_fatal(error) or isinstance(error, errors.LostWrite):
+        if errors.is_fatal(error) or not isinstance(error, errors.TaskFailed):
             raise error
         if waitable:
             raise Finished("failed", error.message)

@@ -18,6 +18,8 @@ import time
 from types import FrameType
 from typing import Any, Callable, ContextManager, Dict, Iterator, Optional
 
+from ..text import cleaned
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SAME_SIGNAL = 3.0  # seconds
 GIVE_UP = 10.0  # seconds after the end of the last wait that is owed until the process is ended, whatever hangs
@@ -130,7 +132,7 @@ class Ending:
     def _end_the_process(self, reason: str) -> None:
         result: Dict[str, Any] = {"changed": False}
         with contextlib.suppress(Exception):
-            result.update(self.account())
+            result.update(cleaned(self.account()))
         result.update(failed=True, msg=(
             "{0}, and something in it did not end within {1:.0f} s more, so the process was ended; the tasks that it "
             "started go on, and the next run says what became of them".format(reason, GIVE_UP)))

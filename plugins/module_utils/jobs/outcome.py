@@ -205,15 +205,17 @@ def expectation_problems(matched: Sequence[int], target: Target) -> List[str]:
     return problems
 
 
-def run_warnings(outcomes: Sequence[Outcome], plan: Plan, situation: Situation) -> List[str]:
-    """What must not go unsaid, one sentence each."""
+def run_warnings(
+    outcomes: Sequence[Outcome], plan: Plan, situation: Situation, broke: Sequence[Mapping[str, Any]] = ()
+) -> List[str]:
+    """What must not go unsaid, one sentence each; ``broke`` is what broke in the run."""
     warnings = list(plan.warnings)
     if not plan.guests:
         warnings.append("the selector matches no guest" + (" but templates" if situation.templates else ""))
     warnings += situation.resources.unreadable
     for term in situation.unmatched:
         warnings.append("selector term '{0}' {1}".format(term.term, term.reason))
-    for entry in plan.broken:
+    for entry in _broken(outcomes, [*plan.broken, *broke]):
         warnings.append("guest {0}: snapshot {1} is broken ({2}); it is not counted and not pruned".format(
             entry["vmid"], entry["snapshot"], entry["snapstate"]))
     unreached = [str(outcome.guest.vmid) for outcome in outcomes if outcome.status == "unreachable"]

@@ -100,8 +100,9 @@ class GuestPlan:
 
     ``status`` is set where nothing is to be done. ``decisions`` take the planned snapshot as made;
     ``without_create`` is what may go if it is not (law 4). ``prune_first`` is the storage guard's
-    refusal that pruning may lift. ``held`` is what the guest had of the run's labels when it was read; None where it could
-    not be. ``label`` and ``time`` (Unix seconds) are those of the planned snapshot.
+    refusal that pruning may lift. ``unlock`` where the guest must be waited for, whatever else there is to do. ``held`` is
+    what the guest had of the run's labels when it was read; None where it could not be.
+    ``label`` and ``time`` (Unix seconds) are those of the planned snapshot.
     ``consistency`` is what the snapshot will be, where that is known before, ``must_freeze`` when one that is not frozen
     is not what was asked for, ``commands`` when commands in the guest go with it.
     """
@@ -121,6 +122,7 @@ class GuestPlan:
     without_create: Tuple[Decision, ...] = ()
     repairs: Tuple[Snapshot, ...] = ()
     prune_first: str = ""
+    unlock: bool = False
     needs: Dict[storage_guard.StorageKey, int] = field(default_factory=dict)
     storages: Tuple[Hashable, ...] = ()
     serial: Tuple[Hashable, ...] = ()
@@ -140,7 +142,7 @@ class GuestPlan:
     @property
     def has_work(self) -> bool:
         """True when something is to be written."""
-        return bool(self.create or self.prunes or self.repairs)
+        return bool(self.create or self.prunes or self.repairs or self.unlock)
 
     def __str__(self) -> str:
         words = ["{0} {1}:".format(self.guest.vmid, self.guest.name or "?")]
@@ -269,17 +271,18 @@ def _clean_guest(
     if refused is not None:
         return refused
     decisions = tuple(retainer.decide(state.snapshots.snapshots, server_time))
-    if not pruned(decisions) and settings.limits.repair == "report" and left_locked(state):
-        return GuestPlan(state, "failed", "{0}; broken: {1}".format(
-            needs_unlock(state.guest), ", ".join(sorted(state.unfinished))), red=True)
     repairs, warnings = _repairs(state, retainer, server_time, settings.limits.repair)
     return GuestPlan(
-        state, "" if pruned(decisions) or repairs else "unchanged", decisions=decisions, without_create=decisions,
-        repairs=repairs, warnings=warnings, **_storage_keys(state, storages, settings.limits))
+        state, "" if pruned(decisions) or repairs or left_locked(state) else "unchanged", decisions=decisions,
+        without_create=decisions, repairs=repairs, warnings=warnings, unlock=left_locked(state),
+        **_storage_keys(state, storages, settings.limits))
 
 
 def left_locked(state: GuestState) -> bool:
-    """True for a guest whose last snapshot task left it locked with something half done, and nobody works on it."""
+    """True for a guest that is locked with something half done, and nobody is known to work on it.
+
+    Only a wait tells whether somebody does: without Sys.Audit the tasks of others are not seen.
+    """
     return bool(state.unfinished) and state.guest.lock in SNAPSHOT_LOCKS and not state.working
 
 
@@ -336,7 +339,7 @@ def _plan(
     for read in situation.states:
         state = planned_for.get(read.guest.vmid, read)
         found = sort_snapshots(
-            state.snapshots.snapshots, retainer.recognition, situation.server_time, state.working, retainer.named)
+            state.snapshots.snapshots, retainer.recognition, situation.server_time, bool(state.guest.lock), retainer.named)
         broken += [broken_entry(state.guest, snapshot, situation.server_time) for _label, snapshot in found.broken]
         warnings += _clock_warnings(state.guest, found)
         if state.problem is None:

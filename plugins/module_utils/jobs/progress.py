@@ -41,6 +41,7 @@ class Progress:
         self._lock = threading.Lock()
         self._running: Set[int] = set()
         self._waiting: Dict[int, str] = {}
+        self._told: Dict[int, str] = {}
         self._untold: List[Dict[str, Any]] = []
         self._done = 0
         self._failed = 0
@@ -65,7 +66,9 @@ class Progress:
             if self._path and self._waiting.get(vmid) != reason:
                 self._waiting[vmid] = reason
                 self._running.discard(vmid)
-                self._tell(vmid, name, "waits", reason)
+                if self._told.get(vmid) != reason:
+                    self._told[vmid] = reason
+                    self._tell(vmid, name, "waits", reason)
                 self._send("running")
 
     def ended(self, vmid: int, name: str, status: str, reason: str, red: bool) -> None:

@@ -18,10 +18,11 @@ from ..pve import errors
 from ..pve.agent import Agent
 from ..pve.cluster import Cluster, Resources
 from ..pve.session import Session
-from ..pve.tasks import SUCCESS, Tasks
+from ..pve.tasks import SUCCESS, Tasks, Upid
 
 READERS = 32
 LOOKS = 3  # at a guest with an unfinished snapshot, until nothing new appears in it
+ITS_OWN = 120  # seconds from a task's start within which it has begun its snapshot
 UNSEEN_WORK = 3600  # seconds that a task which cannot be seen may still take
 SNAPSHOT_LOCKS = frozenset(("snapshot", "snapshot-delete"))
 _In = TypeVar("_In")
@@ -86,7 +87,8 @@ def read_situation(
     guests, configs = _name(cluster, resources.guests, offline)
     named = {pool for term in target.terms for pool in term.pools}
     members = cluster.pool_members(sorted(named | {pool for term in more_terms for pool in term.pools}))
-    _must_be_decidable([*target.terms, *more_terms], members)
+    _must_be_decidable("guests", target.terms, members)
+    _must_be_decidable("expect", more_terms, members)
     pools = {pool: frozenset(ids) for pool, ids in members.items()}
     visible = {guest.vmid for guest in guests}
     invisible = {vmid: pool for pool in sorted(named) for vmid in pools.get(pool, ()) if vmid not in visible}
@@ -144,14 +146,14 @@ def read_situation(
     )
 
 
-def _must_be_decidable(terms: Sequence[selection.Term], members: Mapping[str, Sequence[int]]) -> None:
+def _must_be_decidable(option: str, terms: Sequence[selection.Term], members: Mapping[str, Sequence[int]]) -> None:
     """Undecided for an exclusion by a pool that cannot be seen: who is in it would be taken though he is excluded."""
     for term in terms:
         for pool in term.pools if term.exclude else ():
             if pool not in members:
                 raise errors.Undecided(
-                    "option 'guests': whom '{0}' excludes cannot be decided, since the pool '{1}' cannot be seen, so nothing was "
-                    "done; is its name right, and does the token have Pool.Audit on /pool/{1}?".format(term.text, pool))
+                    "option '{0}': whom '{1}' excludes cannot be decided, since the pool '{2}' cannot be seen, so nothing was "
+                    "done; is its name right, and does the token have Pool.Audit on /pool/{2}?".format(option, term.text, pool))
 
 
 def _looked_at_again(state: GuestState, cluster: Cluster, tasks: Tasks, server_time: int) -> GuestState:
@@ -166,17 +168,18 @@ def _looked_at_again(state: GuestState, cluster: Cluster, tasks: Tasks, server_t
         state = replace(state, guest=replace(state.guest, lock=lock), snapshots=cluster.snapshots(state.guest))
         if not state.unfinished - before:
             return replace(state, working=lock in SNAPSHOT_LOCKS and bool(state.unfinished) and _at_work(
-                state, tasks.newest(state.guest)[1], server_time))
+                state, *tasks.newest(state.guest), server_time))
     return replace(state, working=True)
 
 
-def _at_work(state: GuestState, result: str, server_time: int) -> bool:
-    """Whether a task still works on what is unfinished under the lock of a snapshot; ``result`` is that of the last one.
+def _at_work(state: GuestState, upid: str, result: str, server_time: int) -> bool:
+    """Whether a task still works on what is unfinished under the lock of a snapshot; ``upid`` and ``result`` are those of
+    the last one that can be seen.
 
-    Without a task that can be seen, it does for as long as a task may well take.
+    Where that is another one, as without Sys.Audit, somebody does for as long as a task may well take.
     """
-    if result in ("", "running") or SUCCESS.match(result):
-        newest = max(snapshot.snaptime for snapshot in state.snapshots.snapshots if snapshot.snapstate)
+    newest = max(snapshot.snaptime for snapshot in state.snapshots.snapshots if snapshot.snapstate)
+    if result in ("", "running") or SUCCESS.match(result) or newest > Upid.parse(upid).start + ITS_OWN:
         return result == "running" or server_time - newest < UNSEEN_WORK
     return False
 

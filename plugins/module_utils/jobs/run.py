@@ -29,6 +29,7 @@ from .reading import Situation, read_situation
 from .state import NOT_STARTED, State
 
 USER_AGENT = "pve.autosnap"
+UNFINISHED_MAX = 50  # guests of earlier runs that are warned of one by one
 
 
 def connect(connection: Connection) -> Session:
@@ -104,7 +105,7 @@ def _run(
     else:
         outcomes = _carry_out(plan, crew, job, troubles)
     warnings = [
-        *job.limits.warnings, *outcome.run_warnings(outcomes, plan, situation), *_unfinished_warnings(unfinished),
+        *job.limits.warnings, *outcome.run_warnings(outcomes, plan, situation, crew.broken), *_unfinished_warnings(unfinished),
         *session.warnings, *state.warnings, *troubles]
     stopped = ending.reason() if ending.signal else None
     verdict = outcome.judge(outcomes, situation, job.target, job.limits.fail_on, crew.fatal, stopped)
@@ -163,10 +164,14 @@ def _carry_out(plan: Plan, crew: Crew, job: Job, troubles: List[str]) -> List[ou
 
 def _unfinished_warnings(unfinished: List[Dict[str, Any]]) -> List[str]:
     """Runs that were cut off are told as soon as somebody listens: each started task, the others in a number."""
+    begun = [entry for entry in unfinished if entry["result"] != NOT_STARTED]
     warnings = [
         "guest {vmid}: an earlier {job} run did not see the end of its work{0}{upid}: {result}".format(
             ", task " if entry["upid"] else "", **entry)
-        for entry in unfinished if entry["result"] != NOT_STARTED]
+        for entry in begun[:UNFINISHED_MAX]]
+    if len(begun) > UNFINISHED_MAX:
+        warnings.append("earlier runs did not see the end of their work for {0} more guests: see 'unfinished'".format(
+            len(begun) - UNFINISHED_MAX))
     waiting = [str(entry["vmid"]) for entry in unfinished if entry["result"] == NOT_STARTED]
     if waiting:
         warnings.append("an earlier run was cut off before it came to {0} guests: {1}".format(

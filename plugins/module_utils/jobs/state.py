@@ -38,6 +38,9 @@ RECORD_MAX = 64 * 1024 ** 2  # bytes; one of 10,000 guests has about 8 million
 ASIDE = ".damaged"  # what it is called that cannot be read
 RUNNING = "running"
 SILENT = "unknown: its node does not answer"
+ELSEWHERE = "unknown: its node is none of this cluster"
+UNASKED = "unknown: too many tasks were left to ask for each"
+ASKED_MAX = 200  # tasks of earlier runs that are asked for in one run
 NOT_STARTED = "not started"
 UNANSWERED = "unknown: a write was sent, and its answer was not seen"
 
@@ -98,7 +101,7 @@ class Claims:
     def close(self) -> None:
         """Give back all that is left."""
         for file in self._files:
-            os.close(file)
+            _close(file)
 
 
 class Record:
@@ -137,7 +140,7 @@ class Record:
         """The end of the run: a record is only kept for what is unfinished."""
         if not self._open:
             _unlink(self._path)
-        os.close(self._file)
+        _close(self._file)
 
     def _write(self, values: Mapping[str, Any]) -> bool:
         """One write, so that a line is there or not; after one that was cut off the next begins anew."""
@@ -185,6 +188,7 @@ class State:
         self._record: Optional[Record] = None
         self._told: List[str] = []
         self._damaged: List[str] = []
+        self._asked = 0
         self.warnings: List[str] = []
         self.problem = ""
 
@@ -261,14 +265,13 @@ class State:
         """
         entries: List[Dict[str, Any]] = []
         silent: Set[str] = set()
+        damaged: List[str] = []
         for path in self._records():
             try:
                 left = _left(path)
             except _Damaged as error:
                 self._damaged += [] if error.foreign else [path]
-                self.warnings.append(
-                    "option 'state_dir': '{0}' is no record that can be read ({1}), so what became of an earlier run is not "
-                    "known{2}".format(path, error, "" if error.foreign else "; it is set aside"))
+                damaged.append("'{0}' is no record that can be read ({1})".format(path, error))
                 continue
             # Two clusters may have nodes of the same names: one of the hosts must be the same too.
             if left is None or not left.hosts & set(self._hosts):
@@ -276,11 +279,56 @@ class State:
             if left.unread:
                 self.warnings.append("option 'state_dir': {0} lines of '{1}' cannot be read; what is told of that run may be "
                                      "incomplete".format(left.unread, path))
-            told, final = _became(left, tasks, silent)
+            told, final = self._became(left, tasks, silent)
             entries += told
             if final:
                 self._told.append(path)
+        if damaged:
+            self.warnings.append(
+                "option 'state_dir': {0}{1}, so what became of an earlier run is not known; a run sets aside what is its "
+                "own".format(damaged[0], " and {0} more".format(len(damaged) - 1) if len(damaged) > 1 else ""))
         return entries
+
+    def _became(self, left: _Left, tasks: Tasks, silent: Set[str]) -> Tuple[List[Dict[str, Any]], bool]:
+        """Entries of the guests without an end, and whether that is the last word on all of them.
+
+        ``silent`` gathers nodes that do not answer: one call for each of them is enough.
+        """
+        entries = []
+        final = True
+        for guest in left.plan:
+            if guest.vmid in left.ended:
+                continue
+            upid = left.last.get(guest.vmid)
+            result = NOT_STARTED if upid is None else self._result(tasks, upid, silent) if upid else UNANSWERED
+            final = final and not result.startswith((RUNNING, SILENT))
+            entries.append({
+                "vmid": guest.vmid, "node": errors.bounded(guest.node), "job": left.job, "began": left.began,
+                "snapshot": errors.bounded(guest.create), "upid": upid or "", "result": result})
+        return entries, final
+
+    def _result(self, tasks: Tasks, upid: str, silent: Set[str]) -> str:
+        """RUNNING, the exit status, or why it cannot be told."""
+        try:
+            node = Upid.parse(upid).node
+        except ValueError:
+            return "unknown: the record is damaged"
+        if node in silent:
+            return SILENT
+        if node not in self._nodes:
+            return ELSEWHERE
+        if self._asked == ASKED_MAX:
+            return UNASKED
+        self._asked += 1
+        try:
+            return tasks.result(upid) or RUNNING
+        except (errors.NodeUnreachable, errors.HostUnreachable):
+            silent.add(node)
+            return SILENT
+        except errors.PveError as error:
+            if errors.is_fatal(error):
+                raise
+            return "unknown: " + error.message
 
     def _records(self) -> List[str]:
         try:
@@ -291,17 +339,23 @@ class State:
                 if name.startswith(self._key + "-") and name.endswith(".run")]
 
 
+def _close(file: int) -> None:
+    """On NFS it is here that a full disk is told of: what the run did must not be lost for that."""
+    with contextlib.suppress(OSError):
+        os.close(file)
+
+
 def _own_file(path: str, flags: int) -> int:
     """A descriptor of a regular file of our own user, opened without following a link and without waiting.
 
     _Damaged for anything else, OSError where it cannot be opened.
     """
     with contextlib.suppress(FileNotFoundError):
-        before = os.lstat(path)
-        _must_be_ours(before)
-        if before.st_mode & 0o600 != 0o600:
-            os.chmod(path, 0o600)
-    file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        _must_be_ours(os.lstat(path))
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except PermissionError:
+        raise _Damaged("it may not be opened") from None
     try:
         _must_be_ours(os.fstat(file))
     except _Damaged:
@@ -311,8 +365,8 @@ def _own_file(path: str, flags: int) -> int:
 
 
 def _must_be_ours(status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise _Damaged("it is no regular file")
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise _Damaged("it is no regular file of its own")
     if status.st_uid != os.geteuid():
         # A run of that user may work with it.
         error = _Damaged("it belongs to another user")
@@ -324,7 +378,10 @@ def _lock_file(path: str) -> int:
     """It is never written, so what is in it does not matter."""
     for last in (False, True):
         try:
-            return _own_file(path, os.O_RDWR | os.O_CREAT)
+            file = _own_file(path, os.O_RDWR | os.O_CREAT)
+            # Who can open it can hold its locks.
+            os.fchmod(file, 0o600)
+            return file
         except _Damaged as error:
             if error.foreign or last:
                 raise OSError(errno.EPERM, "'{0}': {1}".format(os.path.basename(path), error)) from None
@@ -405,40 +462,3 @@ def _unlink(path: str) -> None:
         os.unlink(path)
     except OSError:
         pass
-
-
-def _became(left: _Left, tasks: Tasks, silent: Set[str]) -> Tuple[List[Dict[str, Any]], bool]:
-    """Entries of the guests without an end, and whether that is the last word on all of them.
-
-    ``silent`` gathers nodes that do not answer: one call for each of them is enough.
-    """
-    entries = []
-    final = True
-    for guest in left.plan:
-        if guest.vmid in left.ended:
-            continue
-        upid = left.last.get(guest.vmid)
-        result = NOT_STARTED if upid is None else _result(tasks, upid, silent) if upid else UNANSWERED
-        final = final and not result.startswith((RUNNING, SILENT))
-        entries.append({
-            "vmid": guest.vmid, "node": errors.bounded(guest.node), "job": left.job, "began": left.began,
-            "snapshot": errors.bounded(guest.create), "upid": upid or "", "result": result})
-    return entries, final
-
-
-def _result(tasks: Tasks, upid: str, silent: Set[str]) -> str:
-    """RUNNING, the exit status, or why it cannot be told."""
-    try:
-        node = Upid.parse(upid).node
-        if node in silent:
-            return SILENT
-        return tasks.result(upid) or RUNNING
-    except ValueError:
-        return "unknown: the record is damaged"
-    except (errors.NodeUnreachable, errors.HostUnreachable):
-        silent.add(node)
-        return SILENT
-    except errors.PveError as error:
-        if errors.is_fatal(error):
-            raise
-        return "unknown: " + error.message

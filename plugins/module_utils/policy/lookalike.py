@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from ..model import Snapshot
-from .naming import DEFAULT_FORMAT, Recognition, TimestampFormat
+from .naming import DAYS, DEFAULT_FORMAT, MONTHS, Recognition, TimestampFormat
 
 # What other jobs and other tools write. The default is also known with milliseconds behind it.
 FORMATS = tuple(map(TimestampFormat, (
@@ -22,12 +22,18 @@ FORMATS = tuple(map(TimestampFormat, (
     "MMddyyyyHHmmss", "yyyy-MM-dd-HH-mm-ss", "yyyy_MM_dd_HH_mm_ss", "yyyyMMdd-HHmmss", "yyyyMMdd_HHmmss", "yyMMdd-HHmmss",
     "yyMMdd_HHmmss")))
 MILLISECONDS = 3  # digits
+DIGITS_MIN = 4  # fewer at the end of a name are no timestamp of anybody
+# With one of these at its end a label may be cut off from a timestamp that begins with it.
+_WORDS = tuple(name for full in (*DAYS, *MONTHS) for name in (full, full[:3]))
 YEARS = range(2000, 2100)
+_DIGITS = frozenset("0123456789")
 
 
 def ambiguous(recognition: Recognition, name: str, label: str) -> bool:
     """Whether a name that is read as ``label`` may as well be one of a shorter label in another timestamp format."""
-    if label[-1] not in "0123456789-_":
+    if label[-1] in "-_" or len(label) > 3 and label.endswith(_WORDS):
+        return True
+    if label[-1] not in _DIGITS:
         return False
     rest = name[len(recognition.prefix):]
     return any(_timestamp(rest[cut:], recognition) for cut in range(1, len(label)))
@@ -49,9 +55,8 @@ def _in_another_format(recognition: Recognition, snapshot: Snapshot, labels: Opt
     if label is not None and (labels is not None and label in labels or not ambiguous(recognition, snapshot.name, label)):
         return False
     rest = snapshot.name[len(recognition.prefix):]
-    if labels is None:
-        return any(_timestamp(rest[cut:], recognition) for cut in range(1, len(rest)))
-    return any(rest.startswith(label) and _timestamp(rest[len(label):], recognition) for label in labels)
+    found = [rest] if labels is None else [rest[len(label):] for label in labels if rest.startswith(label)]
+    return any(sum(character in _DIGITS for character in text) >= DIGITS_MIN for text in found)
 
 
 def _unmarked(recognition: Recognition, snapshot: Snapshot, labels: Optional[Sequence[str]]) -> bool:
@@ -67,7 +72,7 @@ def sentences(
     """What a run of these labels (None: every label) must say of the snapshots of its guests, by id."""
     found: List[str] = []
     for judge, words in (
-        (_in_another_format, "written in another timestamp_format than this run's: no run with this one will ever prune it"),
+        (_in_another_format, "perhaps of another timestamp_format than this run's: no run with this one would ever prune it"),
         (_unmarked, "named as ours are, and has another description: it is foreign, and no run will ever prune it"),
     ):
         those: List[Tuple[int, str]] = [

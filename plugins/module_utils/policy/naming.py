@@ -28,11 +28,11 @@ NAME_CHARACTERS = re.compile(r"\A[A-Za-z0-9_-]+\Z")
 RESERVED = frozenset(("current", "pending", "vzdump"))
 FREE_NAME_SECONDS = 3600
 
-_MONTHS = (
+MONTHS = (
     "January", "February", "March", "April", "May", "June",
     "July", "August", "September", "October", "November", "December",
 )
-_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _ALPHABET = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 _DIGITS = frozenset("0123456789")
 
@@ -86,10 +86,10 @@ _HOUR = _number("hour", lambda t: t.hour, 2)
 _HOUR12 = _number("hour12", _hour12, 2)
 _MINUTE = _number("minute", lambda t: t.minute, 2)
 _SECOND = _number("second", lambda t: t.second, 2)
-_MONTH_NAME = _words("month_name", lambda t: t.month - 1, _MONTHS)
-_MONTH_ABBR = _words("month_abbr", lambda t: t.month - 1, [m[:3] for m in _MONTHS])
-_DAY_NAME = _words("", lambda t: t.weekday(), _DAYS)
-_DAY_ABBR = _words("", lambda t: t.weekday(), [d[:3] for d in _DAYS])
+_MONTH_NAME = _words("month_name", lambda t: t.month - 1, MONTHS)
+_MONTH_ABBR = _words("month_abbr", lambda t: t.month - 1, [m[:3] for m in MONTHS])
+_DAY_NAME = _words("", lambda t: t.weekday(), DAYS)
+_DAY_ABBR = _words("", lambda t: t.weekday(), [d[:3] for d in DAYS])
 _AM_PM = _words("am_pm", lambda t: t.hour // 12, ("AM", "PM"))
 
 _STRFTIME: Dict[str, _Token] = {
@@ -305,9 +305,9 @@ def _assemble(read: Dict[str, str]) -> datetime.datetime:
         return datetime.datetime(day.year, day.month, day.day, hour, minute, second)
     month = int(read.get("month", "1"))
     if "month_name" in read:
-        month = _MONTHS.index(read["month_name"]) + 1
+        month = MONTHS.index(read["month_name"]) + 1
     elif "month_abbr" in read:
-        month = [m[:3] for m in _MONTHS].index(read["month_abbr"]) + 1
+        month = [m[:3] for m in MONTHS].index(read["month_abbr"]) + 1
     return datetime.datetime(year, month, int(read.get("day", "1")), hour, minute, second)
 
 

@@ -190,6 +190,7 @@ class Session:
         self._quorum_lock = threading.Lock()
         self._without_quorum: Set[int] = set()
         self._nodes_without_quorum: Set[str] = set()
+        self.no_quorum: Optional[errors.NoQuorum] = None
         self.warnings: List[str] = []
         self._stopped: Callable[[], Optional[str]] = lambda: None
         self._bases = [base_url(host, port) for host in hosts]
@@ -234,10 +235,11 @@ class Session:
         are shown as offline; up to two calls for each host. True when another one is used from now on.
         """
         first = self._current
-        if self._has_quorum(first):
+        if self._has_quorum(first) is not False:
             return False
         for index in range(len(self._bases)):
             if index != first and self._has_quorum(index):
+                self._without_quorum.add(first)
                 self._leave(first, index)
                 return True
         if self._quorum(first) is False:
@@ -248,15 +250,15 @@ class Session:
     def doubt_quorum(self, node: str, text: str) -> bool:
         """After a write that a node refused for lack of quorum: leave the API host, where it has none either, for the next one.
 
-        True when that was done. NoQuorum with ``text`` where there is none left: nobody could write. A node that has lost its
-        quorum tells nothing of the others, so each node makes the hosts doubtful once.
+        True when that was done. Where there is none left nobody could write: ``no_quorum`` is set then, and raised by each
+        later write. A node that has lost its quorum tells nothing of the others, so each makes the hosts doubtful once.
         """
         with self._quorum_lock:
             index = self._current
             if node in self._nodes_without_quorum:
                 return False
             self._nodes_without_quorum.add(node)
-            if self._has_quorum(index):
+            if self._has_quorum(index) is not False:
                 return False
             self._without_quorum.add(index)
             for step in range(1, len(self._bases)):
@@ -264,7 +266,8 @@ class Session:
                 if other not in self._without_quorum:
                     self._leave(index, other)
                     return True
-            raise errors.NoQuorum("there is no quorum, as {0} sees it: {1}".format(self.host, text))
+            self.no_quorum = errors.NoQuorum("there is no quorum, as {0} sees it: {1}".format(self.host, text))
+            return False
 
     def _leave(self, index: int, other: int) -> None:
         self.warnings.append("API host {0} has no quorum, so {1} is used in its place".format(
@@ -272,15 +275,15 @@ class Session:
         with self._lock:
             self._current = other
 
-    def _has_quorum(self, index: int) -> bool:
-        """Whether a host has quorum, as it says, or as what it sees of the others lets us think."""
+    def _has_quorum(self, index: int) -> Optional[bool]:
+        """Whether a host has quorum, as it says, or as what it sees of the others lets us think; None where nothing tells."""
         told = self._quorum(index)
         return self._sees_most_nodes(index) if told is None else told
 
     def _quorum(self, index: int) -> Optional[bool]:
         """Whether a host says that its cluster has quorum; None where it does not say so (Sys.Audit, going-back-facts 41)."""
         try:
-            listed = self._send(index, "get", ("cluster", "status"), {}, _Kind(READ, float("inf"))).data
+            listed = self._steadily(index, _Kind(READ, float("inf")), "cluster", "status").data
             found = errors.understood("its status", lambda: [item.get("quorate") for item in listed if item["type"] == "cluster"])
         except errors.Interrupted:
             raise
@@ -289,15 +292,15 @@ class Session:
         # A node on its own has no entry of a cluster.
         return not found or str(found[0]) in ("1", "True")
 
-    def _sees_most_nodes(self, index: int) -> bool:
+    def _sees_most_nodes(self, index: int) -> Optional[bool]:
         """The only trace without Sys.Audit: a host without quorum shows all others as offline (going-back-facts 41)."""
         try:
-            listed = self._send(index, "get", ("nodes",), {}, _Kind(READ, float("inf"))).data
+            listed = self._steadily(index, _Kind(READ, float("inf")), "nodes").data
             offline = errors.understood("its nodes", lambda: [item.get("status") == "offline" for item in listed])
         except errors.Interrupted:
             raise
         except errors.PveError:
-            return False
+            return None
         return 2 * offline.count(True) < len(offline)
 
     def obey(self, stopped: Callable[[], Optional[str]]) -> None:
@@ -403,6 +406,8 @@ class Session:
         reason = None if until is not None else self._stopped()
         if reason is not None:
             raise errors.Interrupted(reason)
+        if method != "get" and self.no_quorum is not None:
+            raise self.no_quorum
         kind = _Kind(OWED if until is not None else READ if method == "get" else WRITE, until or float("inf"))
         index = self._current
         try:
@@ -411,6 +416,8 @@ class Session:
         except (errors.HostUnreachable, errors.LostWrite) as error:
             error.hide(self._secrets.hidden)
             if error.status is not None and error.status not in GATEWAY_STATUS:
+                if path[0] == "nodes" and len(path) > 1 and str(path[1]) not in error.message:
+                    error.say("node {0} may have carried it out, and did not answer: {1}".format(path[1], error.message))
                 raise
             if not error.refused and path[0] == "nodes" and len(path) > 1 and self._alive(index, kind.reading):
                 if isinstance(error, errors.HostUnreachable):
@@ -445,16 +452,19 @@ class Session:
         return True
 
     def _fail_over(self, index: int) -> None:
+        """Go to the next host, but to none without quorum."""
         with self._lock:
-            if self._current == index:
-                self._current = (index + 1) % len(self._bases)
+            others = [(index + step) % len(self._bases) for step in range(1, len(self._bases))]
+            good = [other for other in others if other not in self._without_quorum]
+            if self._current == index and good:
+                self._current = good[0]
 
     def _check_cluster(self, index: int, kind: _Kind) -> None:
         """Law 15: a host met in mid-run must know the nodes seen at the start."""
         if self._expected is None or index in self._verified:
             return
         try:
-            answer = self._nodes(index, kind)
+            answer = self._steadily(index, kind, "nodes")
             names = errors.understood("its nodes", lambda: frozenset(str(node["node"]) for node in answer.data))
         except errors.PveError as error:
             if isinstance(error, STAY_AS_THEY_ARE):
@@ -469,12 +479,12 @@ class Session:
                     self._first_host, _place(self._bases[index]), ", ".join(sorted(names)), ", ".join(sorted(self._expected))))
         self._verified.add(index)
 
-    def _nodes(self, index: int, kind: _Kind) -> Answer:
-        """The nodes that a host knows; what may pass, such as 429 or a node behind it that is away, is tried again."""
+    def _steadily(self, index: int, kind: _Kind, *path: str) -> Answer:
+        """What one host says; what may pass, such as 429 or a node behind it that is away, is tried again."""
         attempt = 0
         while True:
             try:
-                return self._send(index, "get", ("nodes",), {}, kind)
+                return self._send(index, "get", path, {}, kind)
             except errors.PveError as error:
                 attempt += 1
                 passing = isinstance(error, (errors.RateLimited, errors.NodeUnreachable)) or error.status == 500

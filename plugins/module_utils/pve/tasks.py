@@ -51,7 +51,7 @@ class Upid:
     def parse(cls, text: str) -> Upid:
         """ValueError for a text that is not a UPID."""
         match = _UPID.match(text)
-        if match is None:
+        if match is None or not text.isprintable():
             raise ValueError("not a UPID: {0!r}".format(text[:200]))
         return cls(int(match.group(2), 16), text, match.group(1), match.group(3), match.group(4))
 

@@ -182,9 +182,10 @@ class Watcher:
         dropped: List[Tuple[Any, Exception]] = []
         for node in self._nodes.values():
             if not node.looking:
+                words = "the task still runs: {0}; it goes on" if node.silent_since is None else (
+                    "how the task ended is not known, since its node does not answer: {0}")
                 dropped += [
-                    (task.waiter, TaskTimeout("the task still runs: {0}; it goes on".format(reason), upid=upid))
-                    for upid, task in node.tasks.items()]
+                    (task.waiter, TaskTimeout(words.format(reason), upid=upid)) for upid, task in node.tasks.items()]
                 node.tasks.clear()
         return dropped
 
@@ -268,7 +269,7 @@ class Watcher:
                 "; ".join(error.errors.values()) or error.message, error.status, upid=upid.text)
         except errors.PermissionDenied as error:
             return TaskTimeout(
-                "how the task ended may not be seen ({0}); it goes on".format(error.message), error.status, upid=upid.text)
+                "how the task ended may not be seen ({0}); it may go on".format(error.message), error.status, upid=upid.text)
         except errors.PveError as error:
             if isinstance(error, (errors.NodeUnreachable, errors.RateLimited)) or errors.is_fatal(error):
                 raise
