@@ -54,7 +54,7 @@ def test_a_timestamp_that_begins_with_something_else_is_ambiguous_too(form: str)
 
 
 @pytest.mark.parametrize(("name", "read"), [
-    ("autodaily20261120020000", "daily20"), ("autodaily261120020000" "123", None), ("autodaily20000107010203", "daily20")])
+    ("autodaily20261120020000", "daily20"), ("autodaily261120020000123", None), ("autodaily20000107010203", "daily20")])
 def test_what_is_ambiguous_is_neither_whole_nor_foreign(name: str, read: str | None) -> None:
     snapshot = Snapshot(name, 1_795_000_000, MARKER)
     for named, whole in (((), []), (("daily20",), ["daily20"]), (("daily",), [])):

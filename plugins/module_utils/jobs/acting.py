@@ -442,6 +442,9 @@ class GuestRun:
         except errors.PveError:
             return False
         now = self._crew.session.clock.now()
+        self._fresh = self._crew.fresh_enough(listed, now)
+        if self._fresh:
+            return True
         taken = next((snapshot for snapshot in listed if snapshot.name == self._name), None)
         # One that our own lost write made is found by the create (law 8).
         if taken is not None and not self._crew.tasks.lost(self._guest, self._name):
@@ -450,8 +453,7 @@ class GuestRun:
                 self._fresh = "another run made {0} just now".format(taken.name)
                 return True
             self._take_another_name([snapshot.name for snapshot in listed])
-        self._fresh = self._crew.fresh_enough(listed, now)
-        return bool(self._fresh)
+        return False
 
     def _take_another_name(self, taken: Sequence[str]) -> None:
         name = self._crew.retainer.recognition.free_name(self._plan.label, self._plan.time, taken)

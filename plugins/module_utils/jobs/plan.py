@@ -68,7 +68,6 @@ class Retainer:
                 whole[label], self.retention, self.timezone, frozenset(protected), self.keep_newest)
         ]
 
-
     def held(self, snapshots: Sequence[Snapshot], server_time: int) -> Tuple[Held, ...]:
         """The whole snapshots of the run's labels in a guest's list, by label."""
         found = sort_snapshots(snapshots, self.recognition, server_time, False, self.named).whole
