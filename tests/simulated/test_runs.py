@@ -1020,3 +1020,19 @@ def test_info_calls_nothing_broken_that_began_after_the_task_that_failed() -> No
         one.snapshots["by_hand"] = {"snaptime": int(time.time()) + 200, "description": "", "snapstate": "prepare"}
         cluster.pve.set_lock(one, "snapshot")
         assert run_info(cluster).result["broken"] == []
+
+
+def test_what_is_not_known_at_the_end_of_a_run_is_said_so() -> None:
+    with Running(world(guest(100, node="pve2"), create_seconds=0.2)) as cluster:
+        cluster.pve.fault("GET", r"/nodes/pve2/tasks", None, status=595, reason="Connection refused")
+        found = entry(run_snap(cluster, run_timeout="3s"), 100)
+        assert found["status"] == "timeout" and "how the task ended is not known" in found["reason"]
+        assert "still runs" not in found["reason"]
+
+
+def test_a_write_whose_answer_a_node_owes_names_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Running(world(guest(100, node="pve2"))) as cluster:
+        cluster.pve.fault("POST", r"/snapshot$", None, status=596, reason="Connection timed out")
+        found = entry(run_snap(cluster), 100)
+        assert found["status"] == "failed"
+        assert found["reason"] == "node pve2 may have carried it out, and did not answer: 596 Connection timed out"

@@ -97,6 +97,15 @@ def test_a_file_keeps_its_mode_when_it_is_replaced(mode: int, control: Control) 
     assert health.read_text() != "old" and stat.S_IMODE(health.stat().st_mode) == mode
 
 
+@pytest.mark.parametrize("option", ["autosnap_health_file", "autosnap_metrics_file"])
+def test_a_pipe_in_the_place_of_a_file_hangs_nobody(option: str, control: Control) -> None:
+    pipe = control.directory / "pipe"
+    os.mkfifo(pipe)
+    run = control.run("pve.autosnap.snap", autosnap_guests="100", **{option: str(pipe)})
+    assert run.returncode == 2 and "'{0}' cannot be written: it is no regular file".format(pipe) in " ".join(run.stdout.split())
+    assert len(control.cluster.pve.guest(100).snapshots) == 3
+
+
 def test_what_info_tells_as_metrics(control: Control) -> None:
     metrics = control.directory / "report.prom"
     run = control.run(

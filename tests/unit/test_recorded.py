@@ -220,3 +220,10 @@ def test_texts_of_the_facts_are_classified(text: str, kind: str) -> None:
 def test_a_lock_is_named() -> None:
     assert errors.lock_of("VM is locked (backup)") == "backup"
     assert errors.lock_of("no") is None
+
+
+@pytest.mark.parametrize("user", ["a\u202e", "a\x1b[2J", "a\x9b", "a\u200b"])
+def test_a_task_s_name_that_steers_a_terminal_is_none(user: str) -> None:
+    """It stands in reasons, results and the last words of a run."""
+    with pytest.raises(ValueError, match="not a UPID"):
+        Upid.parse("UPID:n1:00000001:00000001:6B000000:qmsnapshot:100:{0}@pve:".format(user))

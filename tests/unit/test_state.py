@@ -219,3 +219,67 @@ def test_the_directory_goes_away(tmp_path: pathlib.Path) -> None:
     (tmp_path / "state").rmdir()
     made.ended(Outcome(planned(100).guests[0]), unfinished=False)
     made.close()
+
+
+def test_a_disk_that_is_full_at_the_end_costs_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS tells of it when a file is closed."""
+    made = state(tmp_path)
+    made.begin("snap", planned(100))
+    original = os.close
+
+    def full(file: int) -> None:
+        original(file)
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(os, "close", full)
+    made.close()
+
+
+def test_a_lock_that_others_could_open_is_closed_to_them(tmp_path: pathlib.Path) -> None:
+    first = state(tmp_path)
+    first.begin("snap", planned(100))
+    first.close()
+    [lock] = tmp_path.glob("*.lock")
+    lock.chmod(0o666)
+    second = state(tmp_path)
+    second.begin("snap", planned(100))
+    assert lock.stat().st_mode & 0o777 == 0o600 and second.take(100)
+    second.close()
+
+
+def test_a_file_with_another_name_elsewhere_is_neither_read_nor_changed(tmp_path: pathlib.Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("mine")
+    other.chmod(0o444)
+    died(tmp_path / "state", 100)
+    [path] = (tmp_path / "state").glob("*.run")
+    path.unlink()
+    os.link(other, path)
+    later = state(tmp_path / "state")
+    assert later.unfinished(FakeTasks({})) == []
+    assert "no regular file of its own" in later.warnings[0] and other.stat().st_mode & 0o777 == 0o444
+
+
+def test_a_record_costs_a_bounded_number_of_calls_and_comes_to_an_end(tmp_path: pathlib.Path) -> None:
+    ids = range(100, 100 + state_module.ASKED_MAX + 50)
+    made = state(tmp_path)
+    made.begin("snap", planned(*ids))
+    for vmid in ids:
+        made.task(vmid, upid(vmid) if vmid % 2 else upid(vmid).replace(":n1:", ":gone:"))
+    assert made._record is not None
+    os.close(made._record._file)
+    later, tasks = state(tmp_path), FakeTasks({upid(vmid): "OK" for vmid in ids})
+    results = [entry["result"] for entry in later.unfinished(tasks)]
+    assert len(tasks.asked) <= state_module.ASKED_MAX and results.count(state_module.ELSEWHERE) == len(ids) // 2
+    later.close()
+    assert state(tmp_path).unfinished(tasks) == []
+
+
+def test_many_damaged_files_are_one_warning(tmp_path: pathlib.Path) -> None:
+    died(tmp_path, 100)
+    [path] = tmp_path.glob("*.run")
+    for number in range(30):
+        (tmp_path / path.name.replace(".run", "-{0}.run".format(number))).write_text("?")
+    later = state(tmp_path)
+    later.unfinished(FakeTasks({upid(100): "OK"}))
+    assert len(later.warnings) == 1 and "and 29 more" in later.warnings[0]
