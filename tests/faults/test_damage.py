@@ -124,12 +124,14 @@ def test_every_later_run_works(kind: str) -> None:
 
 def test_a_run_that_works_is_no_damage() -> None:
     """Its lock and its record are left alone by a run beside it."""
-    with Running(site(create_seconds=4)) as cluster:
+    with Running(site()) as cluster:
+        cluster.hold(101)
         state = cluster.directory / "state"
         first = start(cluster, guests=["101"])
         path = until(lambda: next(iter(state.glob("*.run")), None))
         second = module(cluster, label="other", guests=["100"])
         assert path.exists() and not list(state.glob("*.damaged")) and "state_dir" not in second.warnings
+        cluster.let_go(101)
         finish(first)
         assert not list(state.glob("*.run"))
 

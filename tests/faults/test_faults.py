@@ -12,7 +12,7 @@ from typing import Any, Callable
 
 import pytest
 from campaign import IDS, KEEP, Answer, check, finish, managed, module, site, start, state_of
-from simulator.running import Running
+from simulator.running import Running, until
 from worlds import hook
 
 ALL_CREATED = dict.fromkeys(IDS, "created")
@@ -554,15 +554,16 @@ def test_two_runs_of_one_control_node_never_share_a_guest() -> None:
     with Running(site()) as cluster:
         before = state_of(cluster)
         begun = cluster.directory / "begun"
-        body = "case $CV4PVE_AUTOSNAP_PHASE in snap-create-pre) touch {0}; sleep 4 ;; esac\n".format(begun)
-        slow = hook(cluster.directory, body)
+        go = cluster.directory / "go"
+        body = "case $CV4PVE_AUTOSNAP_PHASE in snap-create-pre) touch {0}; while [ ! -e {1} ]; do sleep 0.1; done ;; esac\n"
+        slow = hook(cluster.directory, body.format(begun, go))
         first = start(cluster, hook=slow)
-        while not begun.exists():
-            time.sleep(0.02)
+        until(begun.exists)
         second = module(cluster, locked="skip", label="hourly")
+        go.touch()
         assert second.statuses == dict.fromkeys(IDS, "skipped")
         assert all("another run of this control node" in second.of(vmid)["reason"] for vmid in IDS)
-        third = module(cluster, label="weekly")
+        third = module(cluster, label="weekly", lock_timeout="60s")
         answer = finish(first)
         check(cluster, before, answer)
         assert answer.statuses == third.statuses == ALL_CREATED
@@ -576,9 +577,8 @@ def test_a_second_run_that_waited_takes_no_second_snapshot_within_min_interval()
         slow = hook(
             cluster.directory, "case $CV4PVE_AUTOSNAP_PHASE in snap-create-pre) touch {0}; sleep 4 ;; esac\n".format(begun))
         first = start(cluster, hook=slow, min_interval="1h")
-        while not begun.exists():
-            time.sleep(0.02)
-        second = module(cluster, min_interval="1h")
+        until(begun.exists)
+        second = module(cluster, min_interval="1h", lock_timeout="60s")
         answer = finish(first)
         check(cluster, before, answer)
         assert answer.statuses == ALL_CREATED

@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 from conftest import Guest
+from simulator.running import until
 
 pytestmark = pytest.mark.real
 
@@ -47,8 +48,7 @@ def test_the_release_does_not_wait_for_the_log_on_a_frozen_file_system(guest: Gu
     note = guest.dispatcher.path.parent / "note"
     guest.dispatcher.hook("10-note", "echo $1 >>{0}".format(note))
     guest.freeze()
-    subprocess.run(["sleep", "2"], check=True)
-    assert note.read_text() == "freeze\nthaw\n"
+    until(lambda: note.read_text() == "freeze\nthaw\n")
     assert subprocess.run([str(guest.dispatcher.path), "release"], timeout=10, check=False).returncode == 0, "as systemd calls it"
     assert guest.agent("guest-fsfreeze-status") == {"return": "frozen"}
     answer = guest.thaw()

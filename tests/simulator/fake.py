@@ -78,6 +78,10 @@ class SimulatedPve(FakePve):
         self.half_creates: dict[int, str] = {}
         self.host_nodes: list[str] = []
         self.cut_off: set[str] = set()
+        self.gates: dict[int, asyncio.Event] = {}
+        self._watches: list[tuple[re.Pattern[str], int, Callable[[], Any]]] = []
+        self._acting: set[asyncio.Task[Any]] = set()
+        self.action_errors: list[BaseException] = []
         self.freeze_errors: dict[int, str] = {}
         self.thaw_errors: dict[int, str] = {}
         self.nameless_nodes: set[str] = set()
@@ -111,6 +115,11 @@ class SimulatedPve(FakePve):
         for index in range(len(self.hosts)):
             await self.revive_host(index)
 
+    async def deafen(self) -> None:
+        """No API host listens any more; connections that there are go on."""
+        while self._sites:
+            await self._sites.popitem()[1].stop()
+
     async def revive_host(self, index: int) -> None:
         """Let an API host listen again."""
         site = web.TCPSite(self.runner, self.hosts[index], self.port, ssl_context=self._context)
@@ -126,7 +135,7 @@ class SimulatedPve(FakePve):
         for _number in range(5):
             for connection in list(self.runner.server.connections):
                 transport = connection.transport
-                if transport is not None and transport.get_extra_info("sockname")[0] == address:
+                if transport is not None and not transport.is_closing() and transport.get_extra_info("sockname")[0] == address:
                     transport.abort()
             await asyncio.sleep(0.02)
 
@@ -326,6 +335,34 @@ class SimulatedPve(FakePve):
     def _note(self, request: web.Request, status: int) -> None:
         user = request.get(USER) or ""
         self.log.append((request.method, request.path, dict(request.query), status, str(user)))
+        self._look()
+
+    def watch(self, pattern: re.Pattern[str], count: int, action: Callable[[], Any]) -> None:
+        """Do something when so many requests that match are in the log: before the last of their answers leaves."""
+        self._watches.append((pattern, count, action))
+        self._look()
+
+    def _look(self) -> None:
+        for watch in list(self._watches):
+            pattern, count, action = watch
+            if sum(1 for method, path, *_rest in self.log if pattern.match(method + " " + path)) < count:
+                continue
+            self._watches.remove(watch)
+            try:
+                done = action()
+            except Exception as error:
+                self.action_errors.append(error)
+                continue
+            if asyncio.iscoroutine(done):
+                task = asyncio.ensure_future(done)
+                self._acting.add(task)
+                task.add_done_callback(self._acted)
+
+    def _acted(self, task: asyncio.Task[Any]) -> None:
+        self._acting.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.action_errors.append(error)
 
     @staticmethod
     def _cut(request: web.Request) -> web.StreamResponse:
@@ -675,6 +712,9 @@ class SimulatedPve(FakePve):
             if store.get("active", 1) == 0:
                 raise TaskError("storage '{0}' is not online ".format(sid))
         await self.pause(self._seconds(vm, "create"))
+        gate = self.gates.get(vm.vmid)
+        if gate is not None:
+            await gate.wait()
 
     def _qm_can_snapshot(self, config: dict[str, Any]) -> bool:
         """A qcow2 volume on a storage with volume chains can be snapshotted (547-577)."""

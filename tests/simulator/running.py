@@ -41,15 +41,19 @@ class Running:
         return self
 
     def __exit__(self, *_unused: object) -> None:
-        self.call(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-        self._directory.cleanup()
+        try:
+            self.call(self._end())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            self._directory.cleanup()
+        for error in self.pve.action_errors:
+            raise error
 
     async def _end(self) -> None:
-        """Stop to listen, then end what still runs: Proxmox VE's tasks, answers that come late, and watchers."""
-        await self.pve.stop()
+        """End what still runs, in the order in which nobody waits for anybody: answers that come late, tasks, watchers."""
+        await self.pve.deafen()
         # Those too whose handshake is not done, which no server knows of yet.
         for transport in list(getattr(self._loop, "_transports", {}).values()):
             transport.abort()
@@ -60,6 +64,7 @@ class Running:
         # What was aborted is told so in the next turns of the loop, TLS in one, its socket in another.
         for _turn in range(5):
             await asyncio.sleep(0)
+        await self.pve.stop()
         await self._loop.shutdown_asyncgens()
 
     @property
@@ -81,15 +86,25 @@ class Running:
         self.when_seen(r"(POST|DELETE) .*/nodes/", action)
 
     def when_seen(self, pattern: str, action: Callable[[], Any], count: int = 1) -> None:
-        """The same, as soon as ``count`` requests (``GET /path``) that match the regular expression were answered."""
-        async def watch() -> None:
-            while sum(1 for method, path, *_rest in self.pve.log if re.match(pattern, method + " " + path)) < count:
-                await asyncio.sleep(0.01)
-            done = action()
-            if asyncio.iscoroutine(done):
-                await done
+        """The same, as soon as ``count`` requests (``GET /path``) that match the regular expression were carried out: a plain
+        action comes before the last of their answers leaves, a coroutine begins right after."""
+        async def begin() -> None:
+            self.pve.watch(re.compile(pattern), count, action)
 
-        asyncio.run_coroutine_threadsafe(watch(), self._loop)
+        self.call(begin())
+
+    def hold(self, *vmids: int) -> None:
+        """From now on the tasks of these guests do not end, until let_go()."""
+        async def begin() -> None:
+            for vmid in vmids:
+                self.pve.gates[vmid] = asyncio.Event()
+
+        self.call(begin())
+
+    def let_go(self, *vmids: int) -> None:
+        """Let the tasks of these guests end."""
+        for vmid in vmids:
+            self._loop.call_soon_threadsafe(self.pve.gates.pop(vmid).set)
 
     def connection(self) -> dict[str, Any]:
         """The modules' connection options, with the first token of the world."""
