@@ -754,6 +754,30 @@ def test_a_failover_never_leads_back_to_a_host_without_quorum() -> None:
         assert blips and not [item for item in report.result["guests"] if item["status"] == "unreachable"]
 
 
+def test_a_host_that_does_not_answer_is_no_better_than_one_without_quorum(monkeypatch: pytest.MonkeyPatch) -> None:
+    with cut_off(AUDITOR, guest(100, node="pve2"), guest(101, node="pve2")) as cluster:
+        def lose() -> None:
+            cluster.pve.cut_off.add("pve2")
+            cluster.call(cluster.pve.kill_host(1))
+
+        before_writes(monkeypatch, lose)
+        report = run_snap(cluster, max_parallel=1, api_timeout="2s")
+        assert report.result["failure"]["code"] == "quorum"
+        assert not any("is used in its place" in text for text in report.warnings)
+        assert "- Permission denied" in entry(report, 100)["reason"]
+
+
+def test_law_15_holds_where_a_host_without_quorum_is_left_at_the_start() -> None:
+    with cut_off(AUDITOR, guest(100, node="pve2")) as cluster:
+        with Running(world(guest(100, node="other1"), nodes={"other1": {}, "other2": {}}, tokens=AUDITOR)) as other:
+            together = cluster.directory / "cas.pem"
+            together.write_text(open(cluster.ca).read() + open(other.ca).read())
+            cluster.pve.cut_off = {"pve2"}
+            with pytest.raises(errors.ClusterChanged):
+                run_snap(cluster, api_host=[cluster.hosts[0], other.hosts[0]], ca_path=str(together))
+            assert not writes(cluster) and not writes(other)
+
+
 def test_where_nobody_has_quorum_the_run_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     guests = [guest(100 + n, node="pve{0}".format(n % 3 + 1)) for n in range(12)]
     with cut_off(AUDITOR, *guests) as cluster:

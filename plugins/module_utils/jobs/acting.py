@@ -200,8 +200,8 @@ class GuestRun:
         self._ended()
 
     def _ended(self) -> None:
-        self._count_what_is_held()
         self._crew.fatal = self._crew.fatal or self._crew.session.no_quorum
+        self._count_what_is_held()
         self.outcome.touch()
         self.outcome.errors += self._troubles
         self.outcome.red = self.outcome.red or bool(self._troubles)
@@ -221,9 +221,11 @@ class GuestRun:
         """Where something was written since the guest was read last, it is read once more; unknown where it cannot be."""
         if not self._written:
             return
+        self._written = False
         self.outcome.held = None
-        if self.outcome.status != "unreachable":
-            with contextlib.suppress(errors.PveError):
+        away = self._crew.fatal is not None and self._crew.session.no_quorum is None
+        if self.outcome.status != "unreachable" and not self.outcome.unseen and not away:
+            with contextlib.suppress(Exception):
                 self._list()
 
     def _steps(self) -> Steps:
@@ -449,7 +451,10 @@ class GuestRun:
         # One that our own lost write made is found by the create (law 8).
         if taken is not None and not self._crew.tasks.lost(self._guest, self._name):
             recognition = self._crew.retainer.recognition
-            if recognition.label_of(taken) == self._plan.label and not taken.snapstate and believable(taken, now):
+            # Whether another run's is frozen, or holds the RAM, nobody knows.
+            special = self._plan.must_freeze or self._plan.vmstate
+            ours = recognition.label_of(taken) == self._plan.label and not taken.snapstate and believable(taken, now)
+            if ours and not special:
                 self._fresh = "another run made {0} just now".format(taken.name)
                 return True
             self._take_another_name([snapshot.name for snapshot in listed])
@@ -524,7 +529,7 @@ class GuestRun:
         if waitable and self._crew.limits.locked == "wait":
             return True
         # A lock of a snapshot that the task met is somebody else's, and so is what is half made under it.
-        told = isinstance(error, (errors.TaskFailed, errors.LostWrite)) and error.kind != errors.BROKEN_LOCK
+        told = isinstance(error, errors.TaskFailed) and error.kind != errors.BROKEN_LOCK
         if told and self._left_locked(self._name):
             raise Finished("failed", "{0}; create: {1}".format(needs_unlock(self._guest), error.message))
         if waitable and error.kind != errors.CONTENTION and self._crew.limits.locked == "skip":

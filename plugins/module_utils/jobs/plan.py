@@ -149,6 +149,8 @@ class GuestPlan:
             words.append("make room for {0} ({1})".format(self.create, self.prune_first))
         elif self.create:
             words.append("create {0}".format(self.create))
+        if self.unlock:
+            words.append("wait for its lock")
         words += ["repair {0}".format(snapshot.name) for snapshot in self.repairs]
         words += ["prune {0}".format(snapshot.name) for snapshot in self.prunes]
         if self.status:
@@ -274,6 +276,8 @@ def _clean_guest(
     return GuestPlan(
         state, "" if pruned(decisions) or repairs or left_locked(state) else "unchanged", decisions=decisions,
         without_create=decisions, repairs=repairs, warnings=warnings, unlock=left_locked(state),
+        reason="locked ({0}), with {1} half done: waited for".format(
+            state.guest.lock, ", ".join(sorted(state.unfinished))) if left_locked(state) else "",
         **_storage_keys(state, storages, settings.limits))
 
 

@@ -79,10 +79,10 @@ def read_situation(
     Raises the errors that leave nothing to work on: no host, no way in, an exclusion that cannot be decided.
     """
     resources = cluster.resources()
+    session.expect_nodes([node.name for node in resources.nodes])
     away = [node for node in resources.nodes if node.status == "offline"]
     if 2 * len(away) >= len(resources.nodes) > 1 and session.prefer_quorum():
         resources = cluster.resources()
-    session.expect_nodes([node.name for node in resources.nodes])
     offline = {node.name for node in resources.nodes if node.status == "offline"}
     guests, configs = _name(cluster, resources.guests, offline)
     named = {pool for term in target.terms for pool in term.pools}

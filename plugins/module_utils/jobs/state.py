@@ -301,7 +301,7 @@ class State:
                 continue
             upid = left.last.get(guest.vmid)
             result = NOT_STARTED if upid is None else self._result(tasks, upid, silent) if upid else UNANSWERED
-            final = final and not result.startswith((RUNNING, SILENT))
+            final = final and not result.startswith((RUNNING, SILENT, UNASKED))
             entries.append({
                 "vmid": guest.vmid, "node": errors.bounded(guest.node), "job": left.job, "began": left.began,
                 "snapshot": errors.bounded(guest.create), "upid": upid or "", "result": result})
@@ -365,8 +365,8 @@ def _own_file(path: str, flags: int) -> int:
 
 
 def _must_be_ours(status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        raise _Damaged("it is no regular file of its own")
+    if not stat.S_ISREG(status.st_mode):
+        raise _Damaged("it is no regular file")
     if status.st_uid != os.geteuid():
         # A run of that user may work with it.
         error = _Damaged("it belongs to another user")
@@ -379,8 +379,9 @@ def _lock_file(path: str) -> int:
     for last in (False, True):
         try:
             file = _own_file(path, os.O_RDWR | os.O_CREAT)
-            # Who can open it can hold its locks.
-            os.fchmod(file, 0o600)
+            if os.fstat(file).st_nlink == 1:
+                # Who can open it can hold its locks.
+                os.fchmod(file, 0o600)
             return file
         except _Damaged as error:
             if error.foreign or last:
@@ -406,6 +407,8 @@ def _left(path: str) -> Optional[_Left]:
     with os.fdopen(file, "rb") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if os.fstat(handle.fileno()).st_nlink > 1:
+                raise _Damaged("it is a file with another name elsewhere")
             data = handle.read(RECORD_MAX + 1)
         except BlockingIOError:
             return None

@@ -11,6 +11,7 @@ server's own message, answers that are not the API's, and a count of the calls.
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import json
 import random
@@ -247,14 +248,16 @@ class Session:
                 "API host {0} has no quorum: what it shows may be old, and nothing can be written".format(self.host))
         return False
 
-    def doubt_quorum(self, node: str, text: str) -> bool:
+    def doubt_quorum(self, node: str, text: str, asked: Optional[int] = None) -> bool:
         """After a write that a node refused for lack of quorum: leave the API host, where it has none either, for the next one.
 
         True when that was done. Where there is none left nobody could write: ``no_quorum`` is set then, and raised by each
         later write. A node that has lost its quorum tells nothing of the others, so each makes the hosts doubtful once.
         """
-        with self._quorum_lock:
+        with self._quorum_lock, contextlib.suppress(errors.Interrupted):
             index = self._current
+            if asked is not None and asked != index:
+                return True
             if node in self._nodes_without_quorum:
                 return False
             self._nodes_without_quorum.add(node)
@@ -263,11 +266,18 @@ class Session:
             self._without_quorum.add(index)
             for step in range(1, len(self._bases)):
                 other = (index + step) % len(self._bases)
-                if other not in self._without_quorum:
+                if other not in self._without_quorum and self._may_have_quorum(other):
                     self._leave(index, other)
                     return True
             self.no_quorum = errors.NoQuorum("there is no quorum, as {0} sees it: {1}".format(self.host, text))
-            return False
+        return False
+
+    def _may_have_quorum(self, index: int) -> bool:
+        """Whether a host answers, and does not say that it has none."""
+        told = self._quorum(index)
+        if told is False:
+            self._without_quorum.add(index)
+        return bool(told) or told is None and self._sees_most_nodes(index) is not None
 
     def _leave(self, index: int, other: int) -> None:
         self.warnings.append("API host {0} has no quorum, so {1} is used in its place".format(
@@ -406,7 +416,8 @@ class Session:
         reason = None if until is not None else self._stopped()
         if reason is not None:
             raise errors.Interrupted(reason)
-        if method != "get" and self.no_quorum is not None:
+        # What is owed is sent all the same: a command in a guest needs no quorum.
+        if method != "get" and until is None and self.no_quorum is not None:
             raise self.no_quorum
         kind = _Kind(OWED if until is not None else READ if method == "get" else WRITE, until or float("inf"))
         index = self._current
@@ -432,8 +443,8 @@ class Session:
             node = str(path[1]) if path[0] == "nodes" and len(path) > 1 else ""
             if isinstance(error, errors.NodeUnreachable) and node and node not in error.message:
                 error.say("node {0} does not answer: {1}".format(node, error.message))
-            if error.kind == errors.QUORUM and not error.uncertain:
-                error.elsewhere = self.doubt_quorum(node, error.message)
+            if error.kind == errors.QUORUM and not error.uncertain and until is None:
+                error.elsewhere = self.doubt_quorum(node, error.message, index)
             raise
 
     def _alive(self, index: int, kind: _Kind) -> bool:
