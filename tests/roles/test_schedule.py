@@ -426,6 +426,7 @@ def test_an_upgrade_is_told_and_made(machine: Machine, tmp_path: pathlib.Path) -
     assert machine.schedule(schedule_collection_source=source).changed == 0
 
 
+@pytest.mark.once("bookworm")
 def test_a_directory_of_others_is_neither_used_nor_taken_away(machine: Machine) -> None:
     """Named by mistake: nothing is written into it, and nothing in it is deleted."""
     others = {
@@ -460,6 +461,7 @@ def test_an_installation_without_the_mark_gets_it_and_is_not_taken_away_before(m
     assert machine.schedule().changed == 0
 
 
+@pytest.mark.once("trixie")
 @pytest.mark.parametrize(("name", "value"), [
     ("schedule_user", "auto\rsnap"), ("schedule_path", "/opt/auto snap"), ("schedule_state_path", "/var/lib/a\rExecStart=/x"),
     ("schedule_hardening_overrides", {"IPAddressDeny": "any\rExecStart=/x"}), ("schedule_log_path", "/var/log/\u0661"),
