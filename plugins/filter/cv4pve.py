@@ -150,7 +150,7 @@ def _call(words: Sequence[str], files: Mapping[str, str]) -> _Call:
     rest = _expanded(words[1:], files)
     while rest:
         word = rest.pop(0)
-        option, separator, value = re.match(r"\A(.*?)(?:([=:])(.*))?\Z", word, re.S).groups("")  # type: ignore[union-attr]
+        option, separator, value = [*re.split("([=:])", word, maxsplit=1), "", ""][:3]
         name = SHORT.get(option, option.lstrip("-"))
         if word in ACTIONS:
             call.action = word

@@ -353,6 +353,12 @@ def test_cron_has_a_lock_a_time_limit_and_a_voice(machine: Machine) -> None:
     assert "the credential prod is missing" in until(lambda: machine.sinks.mails)[0]
     assert json.loads(machine.run("cat", "/var/lib/autosnap/slow.status").stdout)["status"] == 1
     machine.run("mv", "/root/prod", "/etc/autosnap/credentials/prod")
+    # Before it has a place of its own too: the first start after a boot.
+    machine.sinks.mails.clear()
+    machine.sh("rm -rf /run/autosnap; mv /etc/autosnap/jobs/slow.env /root/slow.env")
+    assert machine.run("/opt/autosnap/bin/autosnap-job", "slow", check=False).returncode == 1
+    assert "slow" in until(lambda: machine.sinks.mails)[0]
+    machine.run("mv", "/root/slow.env", "/etc/autosnap/jobs/slow.env")
     machine.schedule({**slow, "state": "disabled"}, schedule_scheduler="cron")
     assert not machine.exists("/etc/cron.d/autosnap-slow")
 

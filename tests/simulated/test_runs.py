@@ -30,7 +30,7 @@ from ansible_collections.pve.autosnap.plugins.module_utils.pve.errors import (
     Undecided,
     UntrustedCertificate,
 )
-from simulator.running import Running
+from simulator.running import Running, until
 from worlds import ALL, SECRET, TOKEN, daily, entry, guest, names, params, run_clean, run_info, run_snap, world, writes
 
 
@@ -236,6 +236,9 @@ def test_a_slow_storage_is_worked_on_one_by_one_unless_told_otherwise(given: dic
     guests = [guest(100 + n, storage="nas", config={"scsi0": "nas:{0}/disk.qcow2,size=1G".format(100 + n)}, create_seconds=0.3)
               for n in range(4)]
     with Running(world(*guests, storages=storages)) as cluster:
+        vmids = range(100, 104)
+        cluster.hold(*vmids)
+        cluster.when_seen(r"POST .*/snapshot", lambda: cluster.let_go(*vmids), count=peak)
         assert run_snap(cluster, **given).result["summary"]["created"] == 4
         assert cluster.pve.running_peak == peak
 
@@ -356,6 +359,7 @@ def test_wrong_credentials_are_told_without_the_secret() -> None:
             run_snap(cluster, api_token=None, api_user="autosnap@pve", api_password="no")
 
 
+@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
 def test_a_certificate_that_is_not_trusted_is_refused_with_a_remedy() -> None:
     with Running(world(guest(100))) as cluster, Running(world()) as other:
         with pytest.raises(UntrustedCertificate, match="pve-root-ca.pem"):
@@ -749,16 +753,23 @@ def test_what_is_half_made_under_a_lock_that_outlives_lock_timeout_is_broken() -
 def test_many_that_wait_for_the_resources_share_one_failure() -> None:
     """Not one after the other, each with all its tries, while the API is down."""
     asked: list[int] = []
+    come: list[int] = []
 
     class Dead:
         def resources(self, owed: bool = False) -> Any:
             asked.append(1)
-            time.sleep(0.2)
+            until(lambda: len(come) == 20)
+            time.sleep(0.5)  # the last of them is about to wait
             raise PveError("down")
 
     live = acting.LiveResources(Dead())  # type: ignore[arg-type]
+
+    def ask(number: int) -> object:
+        come.append(number)
+        return pytest.raises(PveError, live.get)
+
     with ThreadPoolExecutor(20) as pool:
-        failed = list(pool.map(lambda _number: pytest.raises(PveError, live.get), range(20)))
+        failed = list(pool.map(ask, range(20)))
     assert len(failed) == 20 and len(asked) <= 2
 
 
@@ -916,7 +927,7 @@ def test_what_is_held_is_what_the_guest_has_in_the_end() -> None:
     """One delete fails, one snapshot is edited and one removed by somebody in mid-run."""
     with Running(world(guest(100, snapshots=[*daily(5), *daily(2, "weekly")]))) as cluster:
         one = cluster.pve.guest(100)
-        first, second, third, fourth, _fifth = [name for name in names(cluster, 100) if "daily" in name]
+        _first, _second, third, fourth, _fifth = [name for name in names(cluster, 100) if "daily" in name]
         cluster.pve.delete_seconds = 0.5
         cluster.pve.task_errors[(100, "qmdelsnapshot")] = ["", "storage is full"]
 
@@ -932,7 +943,6 @@ def test_what_is_held_is_what_the_guest_has_in_the_end() -> None:
         assert {held["label"]: held["newest"] for held in entry(report, 100)["held"]} == {
             label: max(s["snaptime"] for s in entry(run_info(cluster), 100)["snapshots"] if s["label"] == label)
             for label in counts}
-        assert first not in names(cluster, 100) or second in names(cluster, 100)
 
 
 @pytest.mark.parametrize("offset", [0, 3, -3600])

@@ -119,5 +119,5 @@ def until(true: Callable[[], Any], seconds: float = 60) -> Any:
         found = true()
         if found:
             return found
-        time.sleep(0.3)
+        time.sleep(0.05)
     raise AssertionError("it did not become so within {0} s".format(seconds))

@@ -415,7 +415,7 @@ def test_a_delete_is_not_sent_again_when_it_is_not_wanted_any_more(monkeypatch: 
 def test_what_is_owed_is_sent_though_quorum_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command in a guest needs none."""
     session = scripted(lambda request: respond(200, {"data": {"pid": 1}}), monkeypatch)
-    session.no_quorum = errors.NoQuorum("no quorum")
+    session.quorum.lost = errors.NoQuorum("no quorum")
     with pytest.raises(errors.NoQuorum):
         session.write("post", "nodes", "n1", "qemu", 100, "snapshot")
     assert session.write_regardless("post", "nodes", "n1", "qemu", 100, "agent", "exec") == {"pid": 1}

@@ -200,7 +200,7 @@ class GuestRun:
         self._ended()
 
     def _ended(self) -> None:
-        self._crew.fatal = self._crew.fatal or self._crew.session.no_quorum
+        self._crew.fatal = self._crew.fatal or self._crew.session.quorum.lost
         self._count_what_is_held()
         self.outcome.touch()
         self.outcome.errors += self._troubles
@@ -223,8 +223,9 @@ class GuestRun:
             return
         self._written = False
         self.outcome.held = None
-        away = self._crew.fatal is not None and self._crew.session.no_quorum is None
+        away = self._crew.fatal is not None and self._crew.session.quorum.lost is None
         if self.outcome.status != "unreachable" and not self.outcome.unseen and not away:
+            # Whatever goes wrong here must cost the guest neither its end in the record nor its claim.
             with contextlib.suppress(Exception):
                 self._list()
 
@@ -529,8 +530,8 @@ class GuestRun:
         if waitable and self._crew.limits.locked == "wait":
             return True
         # A lock of a snapshot that the task met is somebody else's, and so is what is half made under it.
-        told = isinstance(error, errors.TaskFailed) and error.kind != errors.BROKEN_LOCK
-        if told and self._left_locked(self._name):
+        of_its_own = isinstance(error, errors.TaskFailed) and error.kind != errors.BROKEN_LOCK
+        if of_its_own and self._left_locked(self._name):
             raise Finished("failed", "{0}; create: {1}".format(needs_unlock(self._guest), error.message))
         if waitable and error.kind != errors.CONTENTION and self._crew.limits.locked == "skip":
             raise Finished("skipped", error.message, red=True)

@@ -93,7 +93,7 @@ def agent(settings: AgentSettings, session: Session, check: bool, diff: bool) ->
     message = "; ".join(problems) or "{0} VMs: {1}".format(len(entries), ", ".join(
         "{0} {1}".format(summary[status], status) for status in STATUSES if summary[status]))
     warnings = [
-        *session.warnings, *situation.resources.unreadable,
+        *session.quorum.warnings, *situation.resources.unreadable,
         *("selector term '{0}' {1}".format(term.term, term.reason) for term in situation.unmatched)]
     return Report(result, bool(problems), message, tuple(warnings))
 

@@ -74,7 +74,7 @@ def info(settings: InfoSettings, session: Session) -> Report:
     result["api_calls"] = session.calls
     result["duration"] = round(time.monotonic() - began, 1)
     message = "; ".join(problems) or "{matched} guests, {snapshots} managed snapshots".format(**result["summary"])
-    warnings = (*session.warnings, *_warnings(guests, unmatched, situation, settings, suspect))
+    warnings = (*session.quorum.warnings, *_warnings(guests, unmatched, situation, settings, suspect))
     return Report(result, bool(problems), message, warnings)
 
 

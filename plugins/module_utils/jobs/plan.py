@@ -99,8 +99,8 @@ class GuestPlan:
 
     ``status`` is set where nothing is to be done. ``decisions`` take the planned snapshot as made;
     ``without_create`` is what may go if it is not (law 4). ``prune_first`` is the storage guard's
-    refusal that pruning may lift. ``unlock`` where the guest must be waited for, whatever else there is to do. ``held`` is
-    what the guest had of the run's labels when it was read; None where it could not be.
+    refusal that pruning may lift. ``unlock`` where nothing is to be done but to wait for the guest's lock, which may be
+    left behind. ``held`` is what the guest had of the run's labels when it was read; None where it could not be.
     ``label`` and ``time`` (Unix seconds) are those of the planned snapshot.
     ``consistency`` is what the snapshot will be, where that is known before, ``must_freeze`` when one that is not frozen
     is not what was asked for, ``commands`` when commands in the guest go with it.
@@ -273,11 +273,12 @@ def _clean_guest(
         return refused
     decisions = tuple(retainer.decide(state.snapshots.snapshots, server_time))
     repairs, warnings = _repairs(state, retainer, server_time, settings.limits.repair)
+    waits = left_locked(state) and not pruned(decisions) and not repairs
     return GuestPlan(
-        state, "" if pruned(decisions) or repairs or left_locked(state) else "unchanged", decisions=decisions,
-        without_create=decisions, repairs=repairs, warnings=warnings, unlock=left_locked(state),
+        state, "" if pruned(decisions) or repairs or waits else "unchanged", decisions=decisions,
+        without_create=decisions, repairs=repairs, warnings=warnings, unlock=waits,
         reason="locked ({0}), with {1} half done: waited for".format(
-            state.guest.lock, ", ".join(sorted(state.unfinished))) if left_locked(state) else "",
+            state.guest.lock, ", ".join(sorted(state.unfinished))) if waits else "",
         **_storage_keys(state, storages, settings.limits))
 
 

@@ -106,7 +106,7 @@ def _run(
         outcomes = _carry_out(plan, crew, job, troubles)
     warnings = [
         *job.limits.warnings, *outcome.run_warnings(outcomes, plan, situation, crew.broken), *_unfinished_warnings(unfinished),
-        *session.warnings, *state.warnings, *troubles]
+        *session.quorum.warnings, *state.warnings, *troubles]
     stopped = ending.reason() if ending.signal else None
     verdict = outcome.judge(outcomes, situation, job.target, job.limits.fail_on, crew.fatal, stopped)
     extra: Dict[str, Any] = {

@@ -8,9 +8,6 @@
 All files lie in one state directory and begin with the cluster's key. A record is JSON Lines: the plan
 first, then a line for each task and each guest's end, so that it is whole at every moment but for a last
 line that was cut off. Its process holds a lock on it, which the kernel gives back when the process dies.
-
-What lies there is not believed: whatever it is, it never stops a run. Only regular files of our own user are opened, and what
-cannot be read is set aside.
 """
 
 from __future__ import annotations
@@ -21,21 +18,16 @@ import fcntl
 import hashlib
 import json
 import os
-import stat
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ..pve import errors
-from ..pve.cluster import TIME_MAX, VMID_MAX
 from ..pve.tasks import Tasks, Upid
 from .outcome import Outcome
 from .plan import Plan
+from .records import VERSION, Damaged, Left, left_behind, lock_file, set_aside
 
-VERSION = 1
-RECORD_MAX = 64 * 1024 ** 2  # bytes; one of 10,000 guests has about 8 million
-ASIDE = ".damaged"  # what it is called that cannot be read
 RUNNING = "running"
 SILENT = "unknown: its node does not answer"
 ELSEWHERE = "unknown: its node is none of this cluster"
@@ -57,8 +49,6 @@ def _hash(text: str) -> str:
 class Claims:
     """Byte-range locks, one byte for each guest's id: two runs of this control node never share a guest.
 
-    What cannot be a lock file is set aside.
-
     There is one file for each API host, and a guest is claimed in all of them: two clusters may have nodes of the
     same names, but no API host in common.
     """
@@ -70,7 +60,7 @@ class Claims:
         try:
             for host in sorted(set(hosts)):
                 path = os.path.join(directory, "{0}-{1}.lock".format(key, _hash(host)))
-                self._files.append(_lock_file(path))
+                self._files.append(lock_file(path))
         except OSError:
             self.close()
             raise
@@ -148,34 +138,6 @@ class Record:
         return os.write(self._file, line.encode("utf-8")) == len(line)
 
 
-@dataclass(frozen=True)
-class _Planned:
-    """A guest of a record, with the snapshot that it was to get."""
-
-    vmid: int
-    node: str
-    create: str
-
-
-@dataclass
-class _Left:
-    """What a run that was cut off left behind; ``unread`` lines of it cannot be read."""
-
-    job: str
-    began: int
-    hosts: Set[str]
-    plan: List[_Planned]
-    last: Dict[int, str] = field(default_factory=dict)  # a guest's last task; empty where a write was sent, and no answer noted
-    ended: Set[int] = field(default_factory=set)
-    unread: int = 0
-
-
-class _Damaged(Exception):
-    """What is no file of ours; the text says why. It is left alone where it is ``foreign``."""
-
-    foreign = False
-
-
 class State:
     """The state directory, as one run on one cluster sees it; without one, nothing is remembered."""
 
@@ -203,7 +165,7 @@ class State:
                 for guest in plan.guests if guest.has_work],
         }
         for path in self._damaged:
-            _set_aside(path)
+            set_aside(path)
         try:
             os.makedirs(self._directory, mode=0o700, exist_ok=True)
             self._claims = Claims(self._directory, self._key, self._hosts)
@@ -268,10 +230,10 @@ class State:
         damaged: List[str] = []
         for path in self._records():
             try:
-                left = _left(path)
-            except _Damaged as error:
+                left = left_behind(path)
+            except Damaged as error:
                 self._damaged += [] if error.foreign else [path]
-                damaged.append("'{0}' is no record that can be read ({1})".format(path, error))
+                damaged.append("'{0}' is no record that can be read ({1})".format(path, error.strerror))
                 continue
             # Two clusters may have nodes of the same names: one of the hosts must be the same too.
             if left is None or not left.hosts & set(self._hosts):
@@ -289,7 +251,7 @@ class State:
                 "own".format(damaged[0], " and {0} more".format(len(damaged) - 1) if len(damaged) > 1 else ""))
         return entries
 
-    def _became(self, left: _Left, tasks: Tasks, silent: Set[str]) -> Tuple[List[Dict[str, Any]], bool]:
+    def _became(self, left: Left, tasks: Tasks, silent: Set[str]) -> Tuple[List[Dict[str, Any]], bool]:
         """Entries of the guests without an end, and whether that is the last word on all of them.
 
         ``silent`` gathers nodes that do not answer: one call for each of them is enough.
@@ -339,129 +301,15 @@ class State:
                 if name.startswith(self._key + "-") and name.endswith(".run")]
 
 
-def _close(file: int) -> None:
-    """On NFS it is here that a full disk is told of: what the run did must not be lost for that."""
-    with contextlib.suppress(OSError):
-        os.close(file)
-
-
-def _own_file(path: str, flags: int) -> int:
-    """A descriptor of a regular file of our own user, opened without following a link and without waiting.
-
-    _Damaged for anything else, OSError where it cannot be opened.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        _must_be_ours(os.lstat(path))
-    try:
-        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    except PermissionError:
-        raise _Damaged("it may not be opened") from None
-    try:
-        _must_be_ours(os.fstat(file))
-    except _Damaged:
-        os.close(file)
-        raise
-    return file
-
-
-def _must_be_ours(status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise _Damaged("it is no regular file")
-    if status.st_uid != os.geteuid():
-        # A run of that user may work with it.
-        error = _Damaged("it belongs to another user")
-        error.foreign = True
-        raise error
-
-
-def _lock_file(path: str) -> int:
-    """It is never written, so what is in it does not matter."""
-    for last in (False, True):
-        try:
-            file = _own_file(path, os.O_RDWR | os.O_CREAT)
-            if os.fstat(file).st_nlink == 1:
-                # Who can open it can hold its locks.
-                os.fchmod(file, 0o600)
-            return file
-        except _Damaged as error:
-            if error.foreign or last:
-                raise OSError(errno.EPERM, "'{0}': {1}".format(os.path.basename(path), error)) from None
-            _set_aside(path)
-    raise OSError(errno.EPERM, os.path.basename(path))
-
-
-def _set_aside(path: str) -> None:
-    """Under a name that nobody reads; where that cannot be it stays, and is told of again."""
-    with contextlib.suppress(OSError):
-        os.rename(path, "{0}.{1}{2}".format(path, time.time_ns(), ASIDE))
-
-
-def _left(path: str) -> Optional[_Left]:
-    """A record whose process is dead, None for one that still works or is gone; _Damaged for what is no record."""
-    try:
-        file = _own_file(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _Damaged(error.strerror or "it cannot be opened") from None
-    with os.fdopen(file, "rb") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            if os.fstat(handle.fileno()).st_nlink > 1:
-                raise _Damaged("it is a file with another name elsewhere")
-            data = handle.read(RECORD_MAX + 1)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise _Damaged(error.strerror or "it cannot be read") from None
-    if len(data) > RECORD_MAX:
-        raise _Damaged("it is larger than {0} bytes".format(RECORD_MAX))
-    first, *others = data.split(b"\n")
-    try:
-        left = _header(json.loads(first))
-    except Exception:
-        raise _Damaged("its first line is not that of a record") from None
-    # The last one may have been cut off, and blank ones begin anew after one that was.
-    for number, line in enumerate(others, 1):
-        if line and not _take_in(left, line) and number < len(others):
-            left.unread += 1
-    return left
-
-
-def _header(values: Any) -> _Left:
-    """The first line of a record; any error where it is none."""
-    if values["version"] != VERSION or not isinstance(values["job"], str) or not isinstance(values["plan"], list):
-        raise ValueError("no record")
-    planned = [_Planned(_whole(guest["vmid"], VMID_MAX), str(guest["node"]), str(guest["create"])) for guest in values["plan"]]
-    return _Left(
-        errors.bounded(values["job"]), _whole(values["began"], TIME_MAX), {str(host) for host in values["hosts"]}, planned)
-
-
-def _whole(value: Any, most: int) -> int:
-    if type(value) is not int or not 0 < value <= most:  # pylint: disable=unidiomatic-typecheck
-        raise ValueError("no number")
-    return value
-
-
-def _take_in(left: _Left, line: bytes) -> bool:
-    """One line about a guest; False for what is none."""
-    try:
-        values = json.loads(line)
-        vmid, upid = _whole(values["vmid"], VMID_MAX), values.get("upid", "")
-        if "status" in values:
-            left.ended.add(vmid)
-        elif isinstance(upid, str):
-            left.last[vmid] = errors.bounded(upid)
-        else:
-            return False
-    except Exception:
-        return False
-    return True
-
-
 def _unlink(path: str) -> None:
     """Another run may have told it too."""
     try:
         os.unlink(path)
     except OSError:
         pass
+
+
+def _close(file: int) -> None:
+    """On NFS it is here that a full disk is told of: what the run did must not be lost for that."""
+    with contextlib.suppress(OSError):
+        os.close(file)

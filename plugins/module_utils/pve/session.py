@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 from . import errors, transport
 from .credentials import Credentials, Secrets
+from .quorum import Quorum
 from .ticket import TicketAuth
 from .ticket import origin as _origin
 from .transport import OWED, PROXMOXER_ERROR, READ, REQUESTS_ERROR, WRITE
@@ -189,12 +190,10 @@ class Session:
         self._alive_at: Dict[int, float] = {}
         self._answered_at: Dict[str, float] = {}
         self._quorum_lock = threading.Lock()
-        self._without_quorum: Set[int] = set()
-        self._nodes_without_quorum: Set[str] = set()
-        self.no_quorum: Optional[errors.NoQuorum] = None
-        self.warnings: List[str] = []
         self._stopped: Callable[[], Optional[str]] = lambda: None
         self._bases = [base_url(host, port) for host in hosts]
+        self.quorum = Quorum(
+            self.hosts, lambda index, *path: self._steadily(index, _Kind(READ, float("inf")), *path).data)
         self._secrets = secrets or Secrets(credentials.secrets)
         self._wire = transport.Calls(timeout)
         waits = (min(CONNECT_TIMEOUT, timeout), timeout)
@@ -233,85 +232,25 @@ class Session:
 
     def prefer_quorum(self) -> bool:
         """Go over to an API host whose cluster has quorum, where that in use has none. For the start of a run, where many nodes
-        are shown as offline; up to two calls for each host. True when another one is used from now on.
-        """
-        first = self._current
-        if self._has_quorum(first) is not False:
-            return False
-        for index in range(len(self._bases)):
-            if index != first and self._has_quorum(index):
-                self._without_quorum.add(first)
-                self._leave(first, index)
-                return True
-        if self._quorum(first) is False:
-            self.warnings.append(
-                "API host {0} has no quorum: what it shows may be old, and nothing can be written".format(self.host))
-        return False
+        are shown as offline. True when another one is used from now on."""
+        return self._go_to(self.quorum.better_than(self._current))
 
     def doubt_quorum(self, node: str, text: str, asked: Optional[int] = None) -> bool:
         """After a write that a node refused for lack of quorum: leave the API host, where it has none either, for the next one.
 
-        True when that was done. Where there is none left nobody could write: ``no_quorum`` is set then, and raised by each
-        later write. A node that has lost its quorum tells nothing of the others, so each makes the hosts doubtful once.
+        True when that was done, also by another thread since ``asked`` was the host in use.
         """
         with self._quorum_lock, contextlib.suppress(errors.Interrupted):
-            index = self._current
-            if asked is not None and asked != index:
+            if asked is not None and asked != self._current:
                 return True
-            if node in self._nodes_without_quorum:
-                return False
-            self._nodes_without_quorum.add(node)
-            if self._has_quorum(index) is not False:
-                return False
-            self._without_quorum.add(index)
-            for step in range(1, len(self._bases)):
-                other = (index + step) % len(self._bases)
-                if other not in self._without_quorum and self._may_have_quorum(other):
-                    self._leave(index, other)
-                    return True
-            self.no_quorum = errors.NoQuorum("there is no quorum, as {0} sees it: {1}".format(self.host, text))
+            return self._go_to(self.quorum.after_refusal(self._current, node, text))
         return False
 
-    def _may_have_quorum(self, index: int) -> bool:
-        """Whether a host answers, and does not say that it has none."""
-        told = self._quorum(index)
-        if told is False:
-            self._without_quorum.add(index)
-        return bool(told) or told is None and self._sees_most_nodes(index) is not None
-
-    def _leave(self, index: int, other: int) -> None:
-        self.warnings.append("API host {0} has no quorum, so {1} is used in its place".format(
-            _place(self._bases[index]), _place(self._bases[other])))
-        with self._lock:
-            self._current = other
-
-    def _has_quorum(self, index: int) -> Optional[bool]:
-        """Whether a host has quorum, as it says, or as what it sees of the others lets us think; None where nothing tells."""
-        told = self._quorum(index)
-        return self._sees_most_nodes(index) if told is None else told
-
-    def _quorum(self, index: int) -> Optional[bool]:
-        """Whether a host says that its cluster has quorum; None where it does not say so (Sys.Audit, going-back-facts 41)."""
-        try:
-            listed = self._steadily(index, _Kind(READ, float("inf")), "cluster", "status").data
-            found = errors.understood("its status", lambda: [item.get("quorate") for item in listed if item["type"] == "cluster"])
-        except errors.Interrupted:
-            raise
-        except errors.PveError:
-            return None
-        # A node on its own has no entry of a cluster.
-        return not found or str(found[0]) in ("1", "True")
-
-    def _sees_most_nodes(self, index: int) -> Optional[bool]:
-        """The only trace without Sys.Audit: a host without quorum shows all others as offline (going-back-facts 41)."""
-        try:
-            listed = self._steadily(index, _Kind(READ, float("inf")), "nodes").data
-            offline = errors.understood("its nodes", lambda: [item.get("status") == "offline" for item in listed])
-        except errors.Interrupted:
-            raise
-        except errors.PveError:
-            return None
-        return 2 * offline.count(True) < len(offline)
+    def _go_to(self, index: Optional[int]) -> bool:
+        if index is not None:
+            with self._lock:
+                self._current = index
+        return index is not None
 
     def obey(self, stopped: Callable[[], Optional[str]]) -> None:
         """From now on no call is sent while ``stopped`` gives a reason, and those under way are cut: Interrupted."""
@@ -374,7 +313,7 @@ class Session:
         hold up those of the living nodes. With ``until`` (monotonic seconds) the end of the run does not matter.
         What ``before_again`` raises is not repeated: it has repeats of its own.
         """
-        node = str(path[1]) if path[0] == "nodes" and len(path) > 1 else ""
+        node = _node_of(path)
         attempt = hanging = slow = 0
         while True:
             began = time.monotonic()
@@ -417,31 +356,30 @@ class Session:
         if reason is not None:
             raise errors.Interrupted(reason)
         # What is owed is sent all the same: a command in a guest needs no quorum.
-        if method != "get" and until is None and self.no_quorum is not None:
-            raise self.no_quorum
+        if method != "get" and until is None and self.quorum.lost is not None:
+            raise self.quorum.lost
         kind = _Kind(OWED if until is not None else READ if method == "get" else WRITE, until or float("inf"))
-        index = self._current
+        index, node = self._current, _node_of(path)
         try:
             self._check_cluster(index, kind.reading)
             return self._send(index, method, path, params, kind)
         except (errors.HostUnreachable, errors.LostWrite) as error:
             error.hide(self._secrets.hidden)
             if error.status is not None and error.status not in GATEWAY_STATUS:
-                if path[0] == "nodes" and len(path) > 1 and str(path[1]) not in error.message:
-                    error.say("node {0} may have carried it out, and did not answer: {1}".format(path[1], error.message))
+                if node not in error.message:
+                    error.say("node {0} may have carried it out, and did not answer: {1}".format(node, error.message))
                 raise
-            if not error.refused and path[0] == "nodes" and len(path) > 1 and self._alive(index, kind.reading):
+            if not error.refused and node and self._alive(index, kind.reading):
                 if isinstance(error, errors.HostUnreachable):
                     slow = error.slow or error.status is not None
                     raise (errors.NodeSlow if slow else errors.NodeBroken)(
-                        "node {0} does not answer: {1}".format(path[1], error.message), error.status) from error
+                        "node {0} does not answer: {1}".format(node, error.message), error.status) from error
                 raise
             self._fail_over(index)
             raise
         except errors.PveError as error:
             error.hide(self._secrets.hidden)
-            node = str(path[1]) if path[0] == "nodes" and len(path) > 1 else ""
-            if isinstance(error, errors.NodeUnreachable) and node and node not in error.message:
+            if isinstance(error, errors.NodeUnreachable) and node not in error.message:
                 error.say("node {0} does not answer: {1}".format(node, error.message))
             if error.kind == errors.QUORUM and not error.uncertain and until is None:
                 error.elsewhere = self.doubt_quorum(node, error.message, index)
@@ -466,7 +404,7 @@ class Session:
         """Go to the next host, but to none without quorum."""
         with self._lock:
             others = [(index + step) % len(self._bases) for step in range(1, len(self._bases))]
-            good = [other for other in others if other not in self._without_quorum]
+            good = [other for other in others if not self.quorum.known_without(other)]
             if self._current == index and good:
                 self._current = good[0]
 
@@ -586,6 +524,11 @@ class Session:
 def _adapter(calls: transport.Calls, secrets: Secrets) -> Any:
     """In one place, so that tests can put another transport here."""
     return transport.adapter(calls, secrets)
+
+
+def _node_of(path: Sequence[object]) -> str:
+    """The node that a path is about; an empty text where it is about none."""
+    return str(path[1]) if path[0] == "nodes" and len(path) > 1 else ""
 
 
 def _place(base: str) -> str:
