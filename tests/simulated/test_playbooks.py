@@ -58,7 +58,7 @@ class Control:
         file.write_text(yaml.safe_dump({k: v for k, v in self.variables(**variables).items() if v is not None}))
         return subprocess.run(
             ["ansible-playbook", playbook, "-e", "@{0}".format(file), *arguments], env=self.environment,
-            cwd=self.directory, capture_output=True, text=True, timeout=120, check=False)
+            cwd=self.directory, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.fixture

@@ -13,6 +13,18 @@ from typing import Any
 from aiosmtpd.controller import Controller
 
 
+class Listening(Controller):
+    """A mail server on a socket that is there already: a port that is free now may be taken a moment later."""
+
+    def __init__(self, handler: object, listener: socket.socket) -> None:
+        host, port = listener.getsockname()[:2]
+        super().__init__(handler, hostname=host, port=port, ready_timeout=60)
+        self._listener = listener
+
+    def _create_server(self) -> Any:
+        return self.loop.create_server(self._factory_invoker, sock=self._listener)
+
+
 class Sinks:
     """A web server and a mail server that remember what they are told."""
 
@@ -42,9 +54,9 @@ class Sinks:
 
         self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.smtp_port = int(free.getsockname()[1])
-        self._smtp = Controller(Mails(), hostname="127.0.0.1", port=self.smtp_port)
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.smtp_port = int(listener.getsockname()[1])
+        self._smtp = Listening(Mails(), listener)
         self._smtp.start()
 
     @property

@@ -39,7 +39,7 @@ def check(path: pathlib.Path | str, *arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(("result", "status", "words"), [
-    ({}, 0, "AUTOSNAP OK - daily of prod: 1 guests: 1 created | age=6"),
+    ({}, 0, "AUTOSNAP OK - daily of prod: 1 guests: 1 created | age="),
     ({"broken": [{"vmid": 1, "node": "n", "snapshot": "s", "snapstate": "delete"}]}, 1,
      "AUTOSNAP WARNING - daily of prod: 1 broken"),
     ({"failed": True, "guests": [GUEST]}, 2, "AUTOSNAP CRITICAL - daily of prod: 100 web/1 failed (no space) |"),

@@ -23,7 +23,7 @@ def fixture_reader(tmp_path: pathlib.Path) -> Any:
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reader:
         reader.bind(path)
-        reader.settimeout(2)
+        reader.settimeout(60)
         yield reader, path
 
 

@@ -108,14 +108,18 @@ def test_no_limit_is_ever_exceeded_and_everything_ends(
 
 def test_deletes_wait_for_creates_that_are_ready() -> None:
     order: list[str] = []
+    come: list[str] = []
 
     def first() -> Steps:
         yield Slot(CREATE, "n", serial=("s",))
-        yield Pause(0.3, "")
+        while len(come) < 4:
+            yield Pause(0.01, "")
+        yield Pause(0.3, "")  # the last of them is about to wait
 
     def later(kind: str) -> Callable[[], Steps]:
         def steps() -> Steps:
             yield Later(0.1)
+            come.append(kind)
             yield Slot(kind, "n", serial=("s",))
             order.append(kind)
         return steps
@@ -156,15 +160,22 @@ def test_the_next_slot_gives_the_first_one_back() -> None:
 def test_the_busiest_node_is_served_first() -> None:
     order: list[str] = []
 
-    def hold(node: str, seconds: float, begin: float = 0.0) -> Callable[[], Steps]:
+    come: list[str] = []
+
+    def hold(node: str, begin: int, end: int) -> Callable[[], Steps]:
+        """Come when ``begin`` others have their slot, and stay until ``end`` of all have it, and all have come."""
         def steps() -> Steps:
-            yield Later(begin)
+            while len(order) < begin:
+                yield Later(0.01)
+            come.append(node)
             yield Slot(CREATE, node)
             order.append(node)
-            yield Pause(seconds, "")
+            while len(order) < end or len(come) < 4:
+                yield Pause(0.01, "")
+            yield Pause(0.3, "")  # the last of them is about to wait
         return steps
 
-    work(hold("a", 0.6), hold("c", 0.4, 0.05), hold("a", 0, 0.1), hold("b", 0, 0.15), creates=2)
+    work(hold("a", 0, 3), hold("c", 1, 2), hold("a", 2, 3), hold("b", 2, 3), creates=2)
     assert order == ["a", "c", "a", "b"]
 
 
