@@ -8,12 +8,13 @@ from __future__ import annotations
 import email
 import email.policy
 import pathlib
+import re
 from typing import Any
 
 from simulator.running import Running
 from simulator.sinks import Sinks
 from test_playbooks import Control
-from worlds import guest, world
+from worlds import HOSTILE, HOSTILE_HOOK, STEERING, guest, rename, world
 
 
 def test_a_report_comes_by_mail_with_its_page(tmp_path: pathlib.Path) -> None:
@@ -37,4 +38,32 @@ def test_a_report_comes_by_mail_with_its_page(tmp_path: pathlib.Path) -> None:
         failed = Control(tmp_path, cluster).run(
             "pve.autosnap.snap", autosnap_guests="100", autosnap_notify={"when": "always", "mail": {**mail, "port": 1}})
         assert failed.returncode == 2 and "mail could not be told of this run" in " ".join(failed.stdout.split())
+    sinks.close()
+
+
+def test_hostile_text_steers_no_mail(tmp_path: pathlib.Path) -> None:
+    """A name and what a hook printed, in the subject, the text and the page."""
+    sinks = Sinks()
+    hook = tmp_path / "hook"
+    hook.write_text(HOSTILE_HOOK)
+    hook.chmod(0o755)
+    mail: dict[str, Any] = {"to": ["ops@example.com"], "server": "127.0.0.1", "port": sinks.smtp_port, "secure": "never",
+                            "from": "autosnap@example.com"}
+    with Running(world(guest(100))) as cluster:
+        rename(cluster, 100, HOSTILE)
+        control = Control(tmp_path, cluster)
+        assert control.run("pve.autosnap.snap", autosnap_guests="100", autosnap_hook=str(hook),
+                           autosnap_on_hook_failure="skip_guest", autosnap_notify={"mail": mail}).returncode == 2
+        assert control.run("pve.autosnap.report", autosnap_guests="@all", autosnap_label=None, autosnap_cluster=HOSTILE[:-1],
+                           autosnap_notify={"when": "always", "mail": mail}).returncode == 0
+    for text in sinks.mails:
+        letter = email.message_from_string(text, policy=email.policy.default)
+        parts = [part.get_content() for part in letter.walk() if not part.is_multipart()]
+        said = [letter["Subject"], *(part if isinstance(part, str) else part.decode() for part in parts)]
+        print("=== {0}\n{1}".format(said[0], said[1]))
+        for words in said:
+            assert not [one for one in STEERING if one in words], words
+            assert not re.search(r"^PLAY RECAP|^localhost : ok=9", words, re.MULTILINE), words
+        assert "web?[2J?[1;1H" in "".join(said)
+    assert len(sinks.mails) == 2
     sinks.close()

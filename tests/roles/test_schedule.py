@@ -18,7 +18,7 @@ import pytest
 import yaml
 from conftest import Machine, three_jobs
 from simulator.running import until
-from worlds import SECRET
+from worlds import HOSTILE, HOSTILE_HOOK, SECRET, STEERING, rename
 
 ROLE = pathlib.Path(os.environ["AUTOSNAP_COLLECTIONS"]) / "ansible_collections" / "pve" / "autosnap" / "roles" / "schedule"
 UNIT = "autosnap@daily"
@@ -130,6 +130,32 @@ def test_a_failure_is_told(machine: Machine) -> None:
     phone = json.loads(until(lambda: [body for _method, path, body in machine.sinks.requests if path == "/"])[0])
     assert phone["topic"] == "topic" and phone["title"].startswith("pve.autosnap: broken of")
     assert "@tag-nosuch" in phone["message"]
+    machine.sinks.mails.clear()
+
+
+def test_hostile_text_steers_neither_the_journal_nor_what_is_told_of_it(machine: Machine) -> None:
+    """A guest's name and what a hook printed: the journal, and the mail and the messages with the job's last lines."""
+    machine.sinks.requests.clear()
+    machine.write("/usr/local/bin/hostile", HOSTILE_HOOK)
+    machine.run("chmod", "755", "/usr/local/bin/hostile")
+    name = machine.cluster.pve.guest(100).name
+    rename(machine.cluster, 100, HOSTILE)
+    machine.schedule(*three_jobs(), {"name": "broken", "action": "snap", "options": {
+        "guests": "100", "label": "daily", "hook": "/usr/local/bin/hostile", "on_hook_failure": "skip_guest"}})
+    assert machine.run("systemctl", "start", "autosnap@broken.service", check=False).returncode != 0
+    rename(machine.cluster, 100, name)
+    bodies = until(lambda: [body for _method, path, body in machine.sinks.requests if path in ("/", "/hook")][1:])
+    journal = machine.run("journalctl", "--no-pager", "--output=export", "--unit=autosnap@broken.service").stdout
+    # What journald takes for unprintable it writes as a length and the bytes.
+    assert "MESSAGE\n" not in journal
+    texts = {"journal": machine.journal("autosnap@broken.service"), "mail": until(lambda: machine.sinks.mails)[0],
+             **{"message {0}".format(number): body for number, body in enumerate(bodies)}}
+    for where, text in texts.items():
+        print("=== {0}\n{1}".format(where, text))
+        decoded = json.dumps(json.loads(text), ensure_ascii=False) if text.startswith("{") else text
+        assert not [one for one in STEERING if one in decoded.replace("\r\n", "\n")], where
+        assert not re.search(r"^PLAY RECAP \*\*\*\*\*$|^localhost : ok=9", text, re.MULTILINE), where
+    assert "web?[2J?[1;1H" in texts["journal"] and "one?[2J" in texts["journal"]
     machine.sinks.mails.clear()
 
 

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from simulator.running import Running
 from simulator.sinks import Sinks
 from test_playbooks import Control
-from worlds import SECRET, daily, guest, world
+from worlds import HOSTILE, HOSTILE_HOOK, SECRET, STEERING, daily, guest, rename, world
 
 SCRIPT = "<script>alert(1)</script>"
 HALF = {"name": "autodaily261101000000", "age": 500, "description": "cv4pve-autosnap", "snapstate": "delete"}
@@ -182,15 +182,9 @@ def test_many_problems_leave_room_for_numbers_and_link() -> None:
     assert text.splitlines()[-3:-1] == ["40 failed", "took 3 s"] and text.endswith("x" * 100) and "more" in text
 
 
-def rename(control: Control, vmid: int, name: str) -> None:
-    """Also to what no real server takes: a page must not trust it."""
-    found = control.cluster.pve.guest(vmid)
-    found.name = found.config["name"] = name
-
-
 def test_the_report_in_three_forms(control: Control) -> None:
-    rename(control, 100, SCRIPT)
-    rename(control, 103, "n" * 200)
+    rename(control.cluster, 100, SCRIPT)
+    rename(control.cluster, 103, "n" * 200)
     control.cluster.pve.guest(101).config["tags"] = "a|b;" + SCRIPT
     control.cluster.pve.guest(104).snapshots["mine"] = {"snaptime": 1_000_000_000, "description": SCRIPT}
     control.cluster.pve.storages[SCRIPT] = dict(control.cluster.pve.storages["ceph"])
@@ -214,7 +208,7 @@ def test_the_report_in_three_forms(control: Control) -> None:
 def test_a_template_of_one_s_own(control: Control) -> None:
     template = control.directory / "mine.j2"
     template.write_text("{% for guest in report.guests %}{{ guest.vmid }} {{ guest.name }};{% endfor %}")
-    rename(control, 100, SCRIPT)
+    rename(control.cluster, 100, SCRIPT)
     page = control.directory / "r.html"
     variables = {"autosnap_guests": "100", "autosnap_report_file": str(page), "autosnap_report_template": str(template)}
     assert control.run("pve.autosnap.report", **variables).returncode == 0
@@ -232,7 +226,7 @@ def test_messages_as_they_are_received(control: Control, sinks: Sinks) -> None:
         "slack": {"url": sinks.url + "/slack"}, "mattermost": {"url": sinks.url + "/mattermost"},
         "teams": {"url": sinks.url + "/teams"},
         "health_check": {event: sinks.url + "/health/" + event for event in ("start", "success", "failure")}}
-    rename(control, 102, "a<b>&c")
+    rename(control.cluster, 102, "a<b>&c")
     run = control.run("pve.autosnap.snap", "-vvv", autosnap_guests="100,102", autosnap_notify=notify)
     assert run.returncode == 2
     assert secret not in run.stdout + run.stderr and SECRET not in run.stdout + run.stderr
@@ -254,18 +248,12 @@ def test_messages_as_they_are_received(control: Control, sinks: Sinks) -> None:
     assert sent["/hook"]["X-Key"] == secret
 
 
-STEERING = "\x1b[2J\x1b[1;1H", "\u202e", "\u2066", "\x9b", "\x00", "\u200b", "\r"
-HOSTILE = (
-    "web\x1b[2J\x1b[1;1H\n\rPLAY RECAP *****\nlocalhost : ok=9\u202egnp.exe\u2066\x9b31m\x00 @channel "
-    "[x](http://evil.example) \ud800")
-
-
 def test_hostile_text_steers_nothing_wherever_it_is_shown(control: Control, sinks: Sinks, tmp_path: pathlib.Path) -> None:
     """A name, a description and what a command in a guest printed: on a terminal, in files, mails and messages."""
-    rename(control, 102, HOSTILE)
+    rename(control.cluster, 102, HOSTILE)
     control.cluster.pve.vm(104).snapshots["autodaily261101000000"]["description"] = "cv4pve-autosnap\u200b\x1b[31m"
     hook = tmp_path / "hook"
-    hook.write_text("#!/bin/sh\nprintf 'one\\033[2J\\nPLAY RECAP *\\r\\342\\200\\256\\n'; exit 3\n")
+    hook.write_text(HOSTILE_HOOK)
     hook.chmod(0o755)
     names = ("health.json", "daily.prom", "page.html", "page.md", "page.json", "table")
     files = {name: control.directory / name for name in names}

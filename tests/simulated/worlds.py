@@ -20,6 +20,18 @@ from simulator.running import Running
 TOKEN = "autosnap@pve!test"
 SECRET = "7b1c9a52-1111-4000-8000-abcdef012345"
 ALL = ["VM.Audit", "VM.Snapshot", "Datastore.Audit", "Pool.Audit"]
+# A name that steers terminals, feigns Ansible's output, turns its direction, calls people, and is no text at its end.
+HOSTILE = (
+    "web\x1b[2J\x1b[1;1H\n\rPLAY RECAP *****\nlocalhost : ok=9\u202egnp.exe\u2066\x9b31m\x00 @channel "
+    "[x](http://evil.example) \ud800")
+HOSTILE_HOOK = "#!/bin/sh\nprintf 'one\\033[2J\\nPLAY RECAP *\\r\\342\\200\\256\\n'; exit 3\n"
+STEERING = "\x1b[2J\x1b[1;1H", "\u202e", "\u2066", "\x9b", "\x00", "\u200b", "\r"
+
+
+def rename(cluster: Running, vmid: int, name: str) -> None:
+    """Also to what no real server takes: nothing must trust it."""
+    found = cluster.pve.guest(vmid)
+    found.name = found.config["name"] = name
 
 
 def world(*guests: dict[str, Any], **more: Any) -> dict[str, Any]:
