@@ -16,7 +16,7 @@ import pytest
 from ansible_collections.pve.autosnap.plugins.module_utils import arguments
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs import acting, ending, hooks
 from ansible_collections.pve.autosnap.plugins.module_utils.jobs import run as run_module
-from ansible_collections.pve.autosnap.plugins.module_utils.pve import errors, session
+from ansible_collections.pve.autosnap.plugins.module_utils.pve import errors, session, watcher
 from ansible_collections.pve.autosnap.plugins.module_utils.pve.cluster import Cluster
 from simulator.running import Running
 from worlds import ALL, SECRET, TOKEN, daily, entry, guest, hook, names, run_clean, run_info, run_snap, world, writes
@@ -485,6 +485,43 @@ def test_law_8_already_used_without_a_lost_post_is_no_success(
         else:
             assert found["snapshot"] != taken[0] and found["snapshot"] in names(cluster, 100)
             assert taken[0] in names(cluster, 100) and len(found["pruned"]) == 1
+
+
+@pytest.mark.parametrize("options", [{"require_frozen": "skip"}, {"vmstate": True}], ids=["frozen", "ram"])
+def test_another_run_s_snapshot_is_not_enough_where_it_must_be_special(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows whether it is or does."""
+    tokens = {TOKEN: {"secret": SECRET, "grants": {"/": [*ALL, "VM.GuestAgent.Audit", "VM.Monitor"]}}}
+    with Running(world(guest(100), tokens=tokens)) as cluster:
+        original, taken = acting.GuestRun._take, []
+
+        def overtaken(self: Any, name: str) -> Any:
+            if not taken:
+                cluster.pve.guest(100).snapshots[name] = {"snaptime": int(time.time()), "description": "cv4pve-autosnap"}
+                taken.append(name)
+            return (yield from original(self, name))
+
+        monkeypatch.setattr(acting.GuestRun, "_take", overtaken)
+        found = entry(run_snap(cluster, **options), 100)
+        assert found["status"] == "created" and found["snapshot"] not in ("", *taken)
+
+
+def test_a_dead_api_host_is_not_asked_what_each_guest_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a thousand guests that would take an hour."""
+    monkeypatch.setattr(watcher, "HOST_PATIENCE", 1.5)
+    with Running(world(*(guest(100 + n, snapshots=daily(2)) for n in range(6)))) as cluster:
+        original, late = acting.GuestRun._list, []
+
+        def listed(self: Any) -> Any:
+            late.extend([self._guest.vmid] if self._crew.fatal is not None else [])
+            return original(self)
+
+        monkeypatch.setattr(acting.GuestRun, "_list", listed)
+        cluster.when_seen(r"DELETE .*", lambda: cluster.pve.kill_host(0))
+        report = run_snap(cluster, keep=1, api_timeout="1s", max_parallel_deletes=1)
+        assert report.failed and not late
+        assert all(item["held"] == [] for item in report.result["guests"]), "what was true before the writes"
 
 
 def test_others_who_take_every_name_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:

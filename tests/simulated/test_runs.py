@@ -890,6 +890,15 @@ def test_clean_tells_of_an_interrupted_guest_though_it_has_nothing_to_prune(repa
         assert not writes(cluster)
 
 
+def test_check_mode_tells_what_clean_would_wait_for() -> None:
+    half = {"name": "autodaily261101000000", "age": 5000, "description": "cv4pve-autosnap", "snapstate": "delete"}
+    with Running(world(guest(100, lock="snapshot-delete", snapshots=[*daily(2), half]))) as cluster:
+        found = entry(run_clean(cluster, keep=5, check=True), 100)
+        assert found["reason"] == "locked (snapshot-delete), with autodaily261101000000 half done: waited for"
+        # Where there is something to prune, that is what a guest is waited for.
+        assert entry(run_clean(cluster, keep=1, check=True), 100)["reason"] == ""
+
+
 def test_clean_leaves_a_guest_alone_on_which_somebody_works() -> None:
     half = {"name": "autodaily261101000000", "age": 50, "description": "cv4pve-autosnap", "snapstate": "prepare"}
     with Running(world(guest(100, lock="snapshot", snapshots=[*daily(2), half]))) as cluster:

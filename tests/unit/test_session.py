@@ -412,6 +412,35 @@ def test_a_delete_is_not_sent_again_when_it_is_not_wanted_any_more(monkeypatch: 
     assert len(script.asked) == 1
 
 
+def test_a_refusal_that_came_from_the_host_before_blames_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread comes late: another one has left that host already."""
+    def handler(request: requests.PreparedRequest) -> Any:
+        if request.method == "POST" and "//a:" in str(request.url):
+            session._go_to(1)
+            return respond(500, {"data": None}, "cluster not ready - no quorum?")
+        return respond(200, {"data": [{"type": "cluster", "quorate": 0}]})
+
+    session = scripted(handler, monkeypatch, ("a", "b"))
+    with pytest.raises(errors.PveError, match="no quorum") as caught:
+        session.write_once("post", "nodes", "n1", "qemu", 100, "snapshot")
+    assert caught.value.elsewhere and session.quorum.lost is None and session.quorum.warnings == []
+
+
+def test_a_run_that_is_ended_while_it_asks_for_quorum_keeps_the_guest_s_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[str] = []
+
+    def handler(request: requests.PreparedRequest) -> Any:
+        if request.method == "POST":
+            stopped.append("SIGTERM")
+            return respond(500, {"data": None}, "cluster not ready - no quorum?")
+        return respond(429, {"data": None}, "slow down")
+
+    session = scripted(handler, monkeypatch)
+    session.obey(lambda: stopped[0] if stopped else None)
+    with pytest.raises(errors.PveError, match="no quorum"):
+        session.write_once("post", "nodes", "n1", "qemu", 100, "snapshot")
+
+
 def test_what_is_owed_is_sent_though_quorum_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command in a guest needs none."""
     session = scripted(lambda request: respond(200, {"data": {"pid": 1}}), monkeypatch)

@@ -93,6 +93,27 @@ def test_a_silent_node_is_asked_once(tmp_path: pathlib.Path) -> None:
     assert len(state(tmp_path).unfinished(tasks)) == 3
 
 
+def test_what_there_was_no_room_to_ask_for_is_asked_for_by_the_next_run(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But a record that has more tasks than one run asks for does not stay for ever."""
+    monkeypatch.setattr(state_module, "ASKED_MAX", 2)
+    tasks = FakeTasks({upid(vmid): "OK" for vmid in (100, 101, 102)})
+    died(tmp_path, 100, 101)
+    died(tmp_path, 102)
+    later = state(tmp_path)
+    [unasked] = [entry["upid"] for entry in later.unfinished(tasks) if entry["result"] == state_module.UNASKED]
+    later.close()
+    after = state(tmp_path)
+    assert [entry["result"] for entry in after.unfinished(tasks) if entry["upid"] == unasked] == ["OK"]
+    after.close()
+    died(tmp_path, 100, 101, 102)
+    alone = state(tmp_path)
+    assert [entry["result"] for entry in alone.unfinished(tasks)].count(state_module.UNASKED) == 1
+    alone.close()
+    assert state(tmp_path).unfinished(tasks) == []
+
+
 def test_a_write_without_an_answer_is_not_called_not_started(tmp_path: pathlib.Path) -> None:
     died(tmp_path)
     [path] = tmp_path.glob("*.run")

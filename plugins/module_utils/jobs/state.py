@@ -254,16 +254,18 @@ class State:
     def _became(self, left: Left, tasks: Tasks, silent: Set[str]) -> Tuple[List[Dict[str, Any]], bool]:
         """Entries of the guests without an end, and whether that is the last word on all of them.
 
-        ``silent`` gathers nodes that do not answer: one call for each of them is enough.
+        ``silent`` gathers nodes that do not answer: one call for each of them is enough. What was not asked for is asked for by
+        the next run, unless this record alone has too many tasks: it would never go.
         """
         entries = []
+        open_ends = (RUNNING, SILENT, UNASKED) if self._asked else (RUNNING, SILENT)
         final = True
         for guest in left.plan:
             if guest.vmid in left.ended:
                 continue
             upid = left.last.get(guest.vmid)
             result = NOT_STARTED if upid is None else self._result(tasks, upid, silent) if upid else UNANSWERED
-            final = final and not result.startswith((RUNNING, SILENT, UNASKED))
+            final = final and not result.startswith(open_ends)
             entries.append({
                 "vmid": guest.vmid, "node": errors.bounded(guest.node), "job": left.job, "began": left.began,
                 "snapshot": errors.bounded(guest.create), "upid": upid or "", "result": result})
