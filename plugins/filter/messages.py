@@ -15,6 +15,7 @@ WORDS = {"ok": "is well", "warning": "needs a look", "critical": "is critical"}
 PRIORITIES = {"ok": 2, "warning": 4, "critical": 5}
 LINES = 12
 TEXT_MAX = 1500
+COUNTS_MAX = 300
 BREAK = "\u200b"  # nobody sees it, and what it stands in is no mention and no link any more
 _LIVE = re.compile(r"(?<=[@&])|(?<=:)(?=//)|(?<=www)(?=\.)", re.IGNORECASE)
 _MARKUP = re.compile(r"([\\`*_\[\]()<>#|~!]|\A[-+])")
@@ -43,7 +44,7 @@ def _said(digest: Mapping[str, Any], reserved: int = 0) -> List[str]:
                 for problem in digest["problems"]]
     numbers = {**digest["summary"], **digest["health"]}
     counts = ", ".join("{0} {1}".format(count, name) for name, count in numbers.items() if count)
-    end = [one_line(counts or digest["message"]), "took {0:.0f} s".format(digest["duration"])]
+    end = [_short(counts or digest["message"], COUNTS_MAX), "took {0:.0f} s".format(digest["duration"])]
     room = TEXT_MAX - sum(len(line) + 1 for line in end) - reserved
     shown: List[str] = []
     while len(shown) < min(LINES, len(problems)) and room > len(problems[len(shown)]) + 20:

@@ -72,6 +72,7 @@ DAMAGES: dict[str, Callable[[pathlib.Path], Any]] = {
     "an id below nothing": text(header(plan=[{**PLAN[0], "vmid": -1}])), "a job that is a list": text(header(job=[1])),
     "a time that is none": text(header(began="yesterday")), "a time without end": text(header(began=10 ** 30)),
     "too deep": text("[" * 200_000), "numbers that are none": text('{"version": NaN}'),
+    **{"hosts that are {0!r}".format(hosts): text(header(hosts=hosts)) for hosts in ("127.0.0.1:8006", {}, [], [[]], [1])},
     "a line of another type": text(header(), "[]", {"vmid": 100, "upid": "x"}),
     "a task that is a map": text(header(), {"vmid": 100, "upid": {}}),
     "a task of elsewhere": text(header(), {"vmid": 100, "upid": ELSEWHERE}),

@@ -201,9 +201,11 @@ def test_a_later_signal_kills() -> None:
         pid = cluster.directory / "pid"
         run = start(cluster, hook=hook(cluster.directory, "echo $$ > {0}; sleep 60\n".format(pid)))
         wait_for(pid, "\n")
+
         def ended() -> bool:
             os.kill(run.pid, signal.SIGTERM)
             return run.poll() is not None
+
         until(ended)
         os.killpg(int(pid.read_text()), signal.SIGKILL)
         assert run.returncode == -signal.SIGTERM

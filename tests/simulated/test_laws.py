@@ -804,6 +804,55 @@ def test_a_host_that_does_not_answer_is_no_better_than_one_without_quorum(monkey
         assert "- Permission denied" in entry(report, 100)["reason"]
 
 
+TWO = {"nodes": {"pve1": {}, "pve2": {}}}
+SEEING = {TOKEN: {"secret": SECRET, "grants": {"/": ALL}}}
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_of_two_nodes_that_with_quorum_is_not_blamed_for_the_other(hosts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the nodes: with a QDevice, or two_node, that is enough. The README's token has no Sys.Audit."""
+    guests = [guest(100 + n, node="pve{0}".format(n % 2 + 1)) for n in range(6)]
+    with Running(world(*guests, **TWO, tokens=SEEING), hosts=hosts) as cluster:
+        cluster.pve.host_nodes = ["pve1", "pve2"][:hosts]
+        before_writes(monkeypatch, lambda: cluster.pve.cut_off.add("pve2"))
+        report = run_snap(cluster, max_parallel=1)
+        assert "failure" not in report.result
+        assert [item["status"] for item in report.result["guests"]] == ["created", "failed"] * 3
+        cluster.pve.cut_off = {"pve2"}
+        assert not any("no quorum" in text for text in run_snap(cluster, "100").warnings)
+
+
+def test_of_two_nodes_that_without_quorum_is_left_when_it_refuses() -> None:
+    guests = [guest(100 + n, node="pve{0}".format(n % 2 + 1)) for n in range(4)]
+    with Running(world(*guests, **TWO, tokens=SEEING), hosts=2) as cluster:
+        cluster.pve.host_nodes = ["pve2", "pve1"]
+        cluster.pve.cut_off = {"pve2"}
+        report = run_snap(cluster, max_parallel=1)
+        found = {item["vmid"]: item for item in report.result["guests"]}
+        assert "failure" not in report.result and "- Permission denied" in found[101]["reason"]
+        # It sees pve1 as offline, so the guests there were not read.
+        assert [found[vmid]["status"] for vmid in (100, 102)] == ["unreachable", "unreachable"]
+        assert any("is used in its place" in text for text in report.warnings)
+
+
+def test_a_host_that_only_looked_lost_is_one_to_come_back_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Sys.Audit, and the other one is down: one refused connection must not be the end."""
+    with Running(world(guest(100, node="pve1"), **THREE, tokens=SEEING), hosts=2) as cluster:
+        cluster.pve.host_nodes = ["pve1", "pve2"]
+        cluster.pve.cut_off = {"pve2", "pve3"}
+        cluster.call(cluster.pve.kill_host(1))
+        session_of: list[Any] = []
+        original = session.Session.prefer_quorum
+
+        def preferred(self: Any) -> bool:
+            session_of.append(self)
+            return original(self)
+
+        monkeypatch.setattr(session.Session, "prefer_quorum", preferred)
+        run_info(cluster, api_timeout="1s")
+        assert session_of and not session_of[0].quorum.known_without(0)
+
+
 def test_law_15_holds_where_a_host_without_quorum_is_left_at_the_start() -> None:
     with cut_off(AUDITOR, guest(100, node="pve2")) as cluster:
         with Running(world(guest(100, node="other1"), nodes={"other1": {}, "other2": {}}, tokens=AUDITOR)) as other:

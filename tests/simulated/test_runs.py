@@ -202,8 +202,9 @@ def test_a_guest_that_moved_is_followed(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_task_that_outlives_its_time_is_left_running() -> None:
-    with Running(world(guest(100, create_seconds=3), guest(101))) as cluster:
-        report = run_snap(cluster, keep=1, timeout="1s")
+    with Running(world(guest(100), guest(101))) as cluster:
+        cluster.hold(100)
+        report = run_snap(cluster, keep=1, timeout="5s")
         assert entry(report, 100)["status"] == "timeout"
         assert entry(report, 100)["upids"]
         assert entry(report, 101)["status"] == "created"
@@ -272,6 +273,15 @@ def test_an_exclusion_that_cannot_be_decided_stops_the_run_before_any_write(gues
         cluster.pve.grant(TOKEN, "/pool/prod", "Pool.Audit")
         report = run(cluster, guests, **{"keep": 1} if name == "clean" else {})
         assert not report.failed and [item["vmid"] for item in report.result["guests"]] == [100]
+
+
+def test_an_exclusion_by_a_pool_of_which_only_a_sub_pool_is_seen_is_not_decided() -> None:
+    rights = {"/vms": ALL[:2], "/storage": ["Datastore.Audit"], "/pool/prod/a": ["Pool.Audit"]}
+    tokens = {TOKEN: {"secret": SECRET, "grants": rights}}
+    with Running(world(guest(100), guest(101), guest(102), pools={"prod": [101], "prod/a": [102]}, tokens=tokens)) as cluster:
+        with pytest.raises(Undecided, match="Pool.Audit on /pool/prod"):
+            run_snap(cluster, "@all,-@pool-prod")
+        assert not run_snap(cluster, "@all,-@pool-prod/a").failed
 
 
 def test_an_empty_pool_excludes_nobody_and_is_warned_of() -> None:
@@ -900,11 +910,53 @@ def test_check_mode_tells_what_clean_would_wait_for() -> None:
 
 
 def test_clean_leaves_a_guest_alone_on_which_somebody_works() -> None:
+    """It waits for the end where it does not see who does."""
     half = {"name": "autodaily261101000000", "age": 50, "description": "cv4pve-autosnap", "snapstate": "prepare"}
     with Running(world(guest(100, lock="snapshot", snapshots=[*daily(2), half]))) as cluster:
-        report = run_clean(cluster, keep=5)
+        one = cluster.pve.guest(100)
+
+        def end() -> None:
+            one.snapshots[half["name"]].pop("snapstate")
+            cluster.pve.set_lock(one, None)
+
+        cluster.when_seen("GET .*/cluster/resources", end, count=2)
+        report = run_clean(cluster, keep=5, lock_timeout="60s")
         assert not report.failed and entry(report, 100)["status"] == "unchanged"
         assert report.result["broken"] == [] and not report.warnings
+
+
+def test_clean_is_never_silent_on_a_young_lock_that_stays() -> None:
+    """Without Sys.Audit nobody is seen to work on it, and it may be half an hour old."""
+    half = {"name": "autodaily261101000000", "age": 600, "description": "cv4pve-autosnap", "snapstate": "prepare"}
+    with Running(world(guest(100, lock="snapshot", snapshots=[*daily(2), half]))) as cluster:
+        report = run_clean(cluster, keep=5, lock_timeout="1s")
+        assert report.failed and "needs unlock: run 'qm unlock 100'" in entry(report, 100)["reason"]
+
+
+@pytest.mark.parametrize("text", [
+    "cfs-lock 'storage-x' error: got lock request timeout",
+    "can't lock file '/var/lock/qemu-server/lock-100.conf' - got timeout"])
+def test_a_create_that_leaves_its_lock_is_called_so_whatever_its_text(text: str) -> None:
+    """Also where the text is one that is waited for."""
+    with Running(world(guest(100, snapshots=daily(2)))) as cluster:
+        cluster.pve.half_creates[100] = text
+        report = run_snap(cluster, lock_timeout="0")
+        assert entry(report, 100)["status"] == "failed"
+        assert "needs unlock: run 'qm unlock 100' as root on node pve1" in entry(report, 100)["reason"]
+
+
+def test_what_a_guest_holds_is_read_again_after_a_wait() -> None:
+    with Running(world(guest(100, lock="backup", snapshots=daily(3)), guest(101, snapshots=daily(3)))) as cluster:
+        one = cluster.pve.guest(100)
+
+        def change() -> None:
+            for name in sorted(one.snapshots)[:2]:
+                one.snapshots.pop(name)
+
+        cluster.when_seen("POST .*/101/snapshot", change)
+        report = run_snap(cluster, lock_timeout="2s")
+        assert entry(report, 100)["status"] == "deferred"
+        assert entry(report, 100)["held"][0]["count"] == 1
 
 
 @pytest.mark.parametrize("name", ["snap", "clean", "info"])

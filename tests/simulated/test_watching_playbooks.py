@@ -93,8 +93,13 @@ def test_a_file_keeps_its_mode_when_it_is_replaced(mode: int, control: Control) 
     health = control.directory / "health.json"
     health.write_text("old")
     health.chmod(mode)
+    table = control.directory / "table"
+    table.write_text("old")
+    table.chmod(mode)
     assert control.run("pve.autosnap.snap", autosnap_guests="100", autosnap_health_file=str(health)).returncode == 0
-    assert health.read_text() != "old" and stat.S_IMODE(health.stat().st_mode) == mode
+    assert control.run("pve.autosnap.status", autosnap_guests="100", autosnap_output_file=str(table)).returncode == 0
+    for path in (health, table):
+        assert path.read_text() != "old" and stat.S_IMODE(path.stat().st_mode) == mode
 
 
 @pytest.mark.parametrize("option", ["autosnap_health_file", "autosnap_metrics_file"])

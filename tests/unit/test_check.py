@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -80,6 +81,26 @@ def test_no_health_is_unknown(tmp_path: pathlib.Path, text: str | None, words: s
         path.write_text(text)
     code, line = check(path)
     assert code == 3 and line.startswith("AUTOSNAP UNKNOWN - ") and words in line
+
+
+def test_what_the_file_holds_steers_nothing(tmp_path: pathlib.Path) -> None:
+    """The job's user may write it."""
+    path = health(tmp_path)
+    made = json.loads(path.read_text())
+    made.update(job_name="j\x1b]0;pwn\x07", cluster="c\u202e", message="m\x9b31m")
+    made["summary"] = {"x\nCRITICAL\x1b[2J|": 1, "created": 2}
+    path.write_text(json.dumps(made))
+    code, line = check(path)
+    assert code == 0 and line.startswith("AUTOSNAP OK - j?]0;pwn? of c?: m?31m | age=")
+    assert line.rstrip("\n").isprintable() and "CRITICAL" not in line and line.endswith(" created=2;;;0\n")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: pathlib.Path, kind: str) -> None:
+    path = tmp_path / "health.json"
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    code, line = check(path)
+    assert code == 3 and "it is no regular file" in line
 
 
 def test_the_job_says_how_old_it_may_be(tmp_path: pathlib.Path) -> None:

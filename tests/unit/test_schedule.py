@@ -371,6 +371,23 @@ def test_whatever_lies_where_health_is_looked_for_the_services_are_told(
     assert "last words" in notify.summary(settings, told)
 
 
+def test_health_with_words_without_end_is_told_in_a_few(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """Services refuse long messages, and Linux long variables."""
+    notify = notifier()
+    said = digest({"failed": True, "guests": []}, "snap", "d", "c")
+    (tmp_path / "d.json").write_text(json.dumps({**said, "status": "critical", "summary": {"a" * 200_000: 1}}))
+    monkeypatch.setenv("AUTOSNAP_HEALTH_PATH", str(tmp_path))
+    told = {"event": "failure", "job": "d", "host": "h", "result": "exit-code", "exit_status": "2", "log": "x",
+            "summary": "y" * 10 ** 6}
+    settings = {"slack": {"url": "https://example.com"}, "teams": {"url": "https://example.com"}}
+    assert all(len(json.dumps(request["body"])) < 5000 for request in notify.services(settings, told).values())
+    assert len(notify.summary(settings, told)) < 2000
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\ncat >/dev/null\n")
+    program.chmod(0o755)
+    notify.command(str(program), told)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to read as somebody else")
 def test_health_is_read_as_the_job_s_user(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     notify, path = notifier(), tmp_path / "d.json"

@@ -164,6 +164,7 @@ class GuestRun:
         self._name = plan.create
         self._names_taken = 0
         self._written = False
+        self._outdated = False  # somebody else may have written since the guest was read
         self._changed_meanwhile = 0
         self._due: Tuple[Snapshot, ...] = ()
         self._gone: List[str] = []
@@ -213,15 +214,16 @@ class GuestRun:
     def _list(self) -> SnapshotList:
         """The guest's snapshots as they are now; what it is said to hold is counted in them."""
         found = self._crew.cluster.snapshots(self._guest)
-        self._written = False
+        self._written = self._outdated = False
         self.outcome.held = self._crew.retainer.held(found.snapshots, self._crew.session.clock.now())
         return found
 
     def _count_what_is_held(self) -> None:
-        """Where something was written since the guest was read last, it is read once more; unknown where it cannot be."""
-        if not self._written:
+        """Where something was written since the guest was read last, by this run or by whoever it waited for, it is read once
+        more; unknown where it cannot be."""
+        if not self._written and not self._outdated:
             return
-        self._written = False
+        self._written = self._outdated = False
         self.outcome.held = None
         away = self._crew.fatal is not None and self._crew.session.quorum.lost is None
         if self.outcome.status != "unreachable" and not self.outcome.unseen and not away:
@@ -527,12 +529,12 @@ class GuestRun:
                 return True
         # A node that fell silent while the task ran may have answered with the text of a lock: that is no refusal.
         waitable = error.kind in WAITABLE and not isinstance(error, errors.NodeUnreachable)
-        if waitable and self._crew.limits.locked == "wait":
-            return True
         # A lock of a snapshot that the task met is somebody else's, and so is what is half made under it.
         of_its_own = isinstance(error, errors.TaskFailed) and error.kind != errors.BROKEN_LOCK
         if of_its_own and self._left_locked(self._name):
             raise Finished("failed", "{0}; create: {1}".format(needs_unlock(self._guest), error.message))
+        if waitable and self._crew.limits.locked == "wait":
+            return True
         if waitable and error.kind != errors.CONTENTION and self._crew.limits.locked == "skip":
             raise Finished("skipped", error.message, red=True)
         if error.kind == errors.HIBERNATED:
@@ -592,6 +594,7 @@ class GuestRun:
         self._waited += pause
         self._pause = min(RETRY_MAX, self._pause * (1 if self._guest.lock else 2))
         yield Later(pause)
+        self._outdated = True
         found = self._crew.live.guest(self._guest.vmid)
         if found is None:
             raise Finished("skipped", GONE, red=True)

@@ -287,7 +287,7 @@ def left_locked(state: GuestState) -> bool:
 
     Only a wait tells whether somebody does: without Sys.Audit the tasks of others are not seen.
     """
-    return bool(state.unfinished) and state.guest.lock in SNAPSHOT_LOCKS and not state.working
+    return bool(state.unfinished) and state.guest.lock in SNAPSHOT_LOCKS and not state.seen
 
 
 def needs_unlock(guest: Guest) -> str:

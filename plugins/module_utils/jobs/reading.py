@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, TypeVar, cast
+from typing import Callable, Container, Dict, Iterable, List, Optional, Sequence, Tuple, TypeVar, cast
 
 from ..arguments import Target
 from ..model import Guest, GuestConfig, SnapshotList
@@ -34,7 +34,7 @@ class GuestState:
     """What was read of one guest; where it could not be read there is a ``problem``, and the rest is empty.
 
     ``silence`` is why its agent does not answer, an empty text where it does or was not asked. ``working`` when somebody
-    still works on what is unfinished in it: that is in progress, and not broken.
+    still works on what is unfinished in it, or may: that is in progress, and not broken. ``seen`` when its task was seen.
     """
 
     guest: Guest
@@ -43,6 +43,7 @@ class GuestState:
     problem: Optional[errors.PveError] = None
     silence: str = ""
     working: bool = False
+    seen: bool = False
 
     @property
     def unfinished(self) -> frozenset[str]:
@@ -86,9 +87,9 @@ def read_situation(
     offline = {node.name for node in resources.nodes if node.status == "offline"}
     guests, configs = _name(cluster, resources.guests, offline)
     named = {pool for term in target.terms for pool in term.pools}
-    members = cluster.pool_members(sorted(named | {pool for term in more_terms for pool in term.pools}))
-    _must_be_decidable("guests", target.terms, members)
-    _must_be_decidable("expect", more_terms, members)
+    members, visible_pools = cluster.pool_members(sorted(named | {pool for term in more_terms for pool in term.pools}))
+    _must_be_decidable("guests", target.terms, visible_pools)
+    _must_be_decidable("expect", more_terms, visible_pools)
     pools = {pool: frozenset(ids) for pool, ids in members.items()}
     visible = {guest.vmid for guest in guests}
     invisible = {vmid: pool for pool in sorted(named) for vmid in pools.get(pool, ()) if vmid not in visible}
@@ -146,11 +147,11 @@ def read_situation(
     )
 
 
-def _must_be_decidable(option: str, terms: Sequence[selection.Term], members: Mapping[str, Sequence[int]]) -> None:
+def _must_be_decidable(option: str, terms: Sequence[selection.Term], visible: Container[str]) -> None:
     """Undecided for an exclusion by a pool that cannot be seen: who is in it would be taken though he is excluded."""
     for term in terms:
         for pool in term.pools if term.exclude else ():
-            if pool not in members:
+            if pool not in visible:
                 raise errors.Undecided(
                     "option '{0}': whom '{1}' excludes cannot be decided, since the pool '{2}' cannot be seen, so nothing was "
                     "done; is its name right, and does the token have Pool.Audit on /pool/{2}?".format(option, term.text, pool))
@@ -167,9 +168,11 @@ def _looked_at_again(state: GuestState, cluster: Cluster, tasks: Tasks, server_t
         lock = cluster.config(state.guest).lock
         state = replace(state, guest=replace(state.guest, lock=lock), snapshots=cluster.snapshots(state.guest))
         if not state.unfinished - before:
-            return replace(state, working=lock in SNAPSHOT_LOCKS and bool(state.unfinished) and _at_work(
-                state, *tasks.newest(state.guest), server_time))
-    return replace(state, working=True)
+            if lock not in SNAPSHOT_LOCKS or not state.unfinished:
+                return state
+            upid, result = tasks.newest(state.guest)
+            return replace(state, working=_at_work(state, upid, result, server_time), seen=result == "running")
+    return replace(state, working=True, seen=True)
 
 
 def _at_work(state: GuestState, upid: str, result: str, server_time: int) -> bool:

@@ -148,9 +148,12 @@ def _header(values: Any) -> Left:
     """The first line of a record; any error where it is none."""
     if values["version"] != VERSION or not isinstance(values["job"], str) or not isinstance(values["plan"], list):
         raise ValueError("no record")
+    hosts = values["hosts"]
+    if not isinstance(hosts, list) or not hosts or not all(isinstance(host, str) for host in hosts):
+        raise ValueError("no record")
     planned = [Planned(_whole(guest["vmid"], VMID_MAX), str(guest["node"]), str(guest["create"])) for guest in values["plan"]]
     return Left(
-        errors.bounded(values["job"]), _whole(values["began"], TIME_MAX), {str(host) for host in values["hosts"]}, planned)
+        errors.bounded(values["job"]), _whole(values["began"], TIME_MAX), set(hosts), planned)
 
 
 def _whole(value: Any, most: int) -> int:

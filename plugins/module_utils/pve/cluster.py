@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Optional, Sequence, Tuple
 
 from ..model import BLANKS, LXC, AgentOption, Disk, Guest, GuestConfig, Node, Snapshot, SnapshotList, Storage
 from . import errors
@@ -81,8 +81,9 @@ class Cluster:
         data = self._session.read("nodes", guest.node, guest.type, guest.vmid, "snapshot").data
         return errors.understood("the snapshots of guest {0}".format(guest.vmid), lambda: _snapshots(data))
 
-    def pool_members(self, pools: Sequence[str]) -> Dict[str, Tuple[int, ...]]:
-        """Ids of the guests in each pool (lower case, sub-pools included), as the pools name them.
+    def pool_members(self, pools: Sequence[str]) -> Tuple[Dict[str, Tuple[int, ...]], FrozenSet[str]]:
+        """Ids of the guests in each pool (lower case, sub-pools included), as the pools name them; and all pools that can be
+        seen, in lower case.
 
         The members are not filtered by VM.Audit (api-facts 1.5). Pools that are not there, or that the user may not audit,
         are left out.
@@ -96,7 +97,7 @@ class Cluster:
                 ids = self._members(name)
                 for pool in wanted:
                     members.setdefault(pool, []).extend(ids)
-        return {pool: tuple(ids) for pool, ids in members.items()}
+        return {pool: tuple(ids) for pool, ids in members.items()}, frozenset(name.lower() for name in names)
 
     def _members(self, name: str) -> List[int]:
         """Before 8.1 there is no ``poolid`` filter and no nested pool (api-facts 1.5)."""

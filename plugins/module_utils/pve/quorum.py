@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, Optional, Sequence, Set
+from typing import Any, Callable, List, Optional, Sequence, Set, Tuple, TypeVar
 
 from . import errors
+
+Read = TypeVar("Read")
 
 
 class Quorum:
@@ -33,12 +35,16 @@ class Quorum:
 
     def better_than(self, index: int) -> Optional[int]:
         """A host with quorum in the place of one without; None where it has quorum, or there is none. Two calls a host."""
-        if self._has(index) is not False:
+        told = self._told(index)
+        if (self._sees_enough(index) if told is None else told) is not False:
             return None
-        self._without.add(index)
         for other in self._others(index):
             if self._has(other):
+                self._without.add(index)
                 return self._left(index, other)
+        # What it sees alone proves nothing: it stays one to come back to.
+        if told is False:
+            self._without.add(index)
         self.warnings.append(
             "API host {0} has no quorum: what it shows may be old, and nothing can be written".format(self._hosts[index]))
         return None
@@ -51,7 +57,7 @@ class Quorum:
         if node in self._nodes:
             return None
         self._nodes.add(node)
-        if self._has(index) is not False:
+        if self._has(index, node) is not False:
             return None
         self._without.add(index)
         for other in self._others(index):
@@ -74,12 +80,14 @@ class Quorum:
         told = self._told(index)
         if told is False:
             self._without.add(index)
-        return bool(told) or told is None and self._sees_most_nodes(index) is not None
+        return bool(told) or told is None and self._nodes_of(index) is not None
 
-    def _has(self, index: int) -> Optional[bool]:
-        """Whether a host has quorum, as it says, or as what it sees of the others lets us think; None where nothing tells."""
+    def _has(self, index: int, refused: str = "") -> Optional[bool]:
+        """Whether a host has quorum, as it says, or as what it sees of the others lets us think; None where nothing tells.
+
+        ``refused`` is a node that did, for lack of quorum."""
         told = self._told(index)
-        return self._sees_most_nodes(index) if told is None else told
+        return self._sees_enough(index, refused) if told is None else told
 
     def _told(self, index: int) -> Optional[bool]:
         """What a host says itself; None without Sys.Audit (api-facts 5.3). A node on its own has no entry of a cluster."""
@@ -89,16 +97,27 @@ class Quorum:
 
         return _answer("its status", read)
 
-    def _sees_most_nodes(self, index: int) -> Optional[bool]:
-        """The only trace without Sys.Audit: a host without quorum shows all others as offline."""
-        def read() -> bool:
-            offline = [item.get("status") == "offline" for item in self._ask(index, "nodes")]
-            return 2 * offline.count(True) < len(offline)
+    def _sees_enough(self, index: int, refused: str = "") -> Optional[bool]:
+        """The only trace without Sys.Audit: a host shows the nodes of other parts of a cluster that broke apart as offline.
 
-        return _answer("its nodes", read)
+        Half of the nodes may be enough (with a QDevice, or ``two_node``) or not. There the part of the host is without quorum
+        where a node of it refused.
+        """
+        nodes = self._nodes_of(index)
+        if nodes is None:
+            return None
+        online = [name for name, status in nodes if status != "offline"]
+        if 2 * len(online) != len(nodes):
+            return 2 * len(online) > len(nodes)
+        return False if refused in online else None
+
+    def _nodes_of(self, index: int) -> Optional[List[Tuple[str, str]]]:
+        """Name and status of each node, as a host shows them."""
+        return _answer("its nodes", lambda: [
+            (str(item["node"]), str(item.get("status"))) for item in self._ask(index, "nodes")])
 
 
-def _answer(what: str, read: Callable[[], bool]) -> Optional[bool]:
+def _answer(what: str, read: Callable[[], Read]) -> Optional[Read]:
     """None where it cannot be read: that is no proof of anything."""
     try:
         return errors.understood(what, read)
