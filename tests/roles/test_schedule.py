@@ -473,7 +473,7 @@ def test_a_directory_of_others_is_neither_used_nor_taken_away(machine: Machine) 
         for state in ("present", "absent"):
             play = machine.play("pve.autosnap.schedule", **machine.variables(
                 **{name: place, "schedule_state": state, "schedule_log": "file"}))
-            words = "'{0}' holds files, and no .autosnap-schedule that says".format(place)
+            words = "'{0}' holds no .autosnap-schedule that says".format(place)
             assert play.status != 0 and words in " ".join(play.output.split()), play.output
     assert machine.sh("ls -lRa /srv /var/lib/photos") == before
     machine.sh("rm -r /srv/* /var/lib/photos")
